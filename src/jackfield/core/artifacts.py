@@ -1,0 +1,138 @@
+"""Artifacts: a folder with `jackfield.json` (kind, config) and `tensors.safetensors`. Never pickle.
+
+Everything is written under a temporary name, flushed to the disk and renamed, so a folder is
+either the old one or the new one, whole.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jackfield.core.errors import ArtifactError, explain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+_HEADER = "jackfield.json"
+_TENSORS = "tensors.safetensors"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What was read back: `kind` is "module:Class", `extra` is whatever JSON the writer added."""
+
+    kind: str
+    config: dict[str, Any]
+    tensors: dict[str, "Tensor"]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def save_artifact(
+    path: str | Path,
+    *,
+    kind: str,
+    config: dict[str, Any],
+    tensors: Mapping[str, "Tensor"],
+    extra: dict[str, Any] | None = None,
+) -> Path:
+    """Writes the folder `path`, replacing an artifact that stands there.
+
+    Raises:
+        ArtifactError: `path` exists and is not an artifact (nothing is touched then).
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    if path.exists() and not (path / _HEADER).is_file():
+        raise ArtifactError(
+            explain(
+                where=str(path),
+                expected="a new folder, or one that holds an artifact",
+                got="a file" if path.is_file() else "a folder with other things in it",
+            )
+        )
+    header = {"format": FORMAT, "kind": kind, "config": config, "extra": extra or {}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+        atomic_write(temporary / _TENSORS, save(contiguous))
+        atomic_write(temporary / _HEADER, json.dumps(header, indent=2).encode())
+        _swap_in(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return path
+
+
+def read_artifact(path: str | Path) -> Artifact:
+    """Reads a folder written by `save_artifact`.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or of a newer format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    try:
+        header = json.loads((path / _HEADER).read_text())
+        tensors = load_file(path / _TENSORS)
+        kind, config, version = header["kind"], header["config"], header["format"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ArtifactError(
+            explain(where=str(path), expected="a folder that Jackfield saved", got=reason)
+        ) from error
+    if version > FORMAT:
+        raise ArtifactError(
+            explain(
+                where=str(path),
+                expected=f"format {FORMAT} or older",
+                got=f"format {version}",
+                hint="Update Jackfield.",
+            )
+        )
+    return Artifact(kind, config, tensors, header.get("extra", {}))
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Writes `data` so that `path` holds the old bytes or the new ones, also after a power cut."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+        sync_folder(path.parent)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder's entries (a rename is lasting only then)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _swap_in(new: Path, path: Path) -> None:
+    """Puts folder `new` in the place of `path`; an older one steps aside first."""
+    if not path.exists():
+        os.replace(new, path)
+    else:
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+        os.replace(path, aside / "old")
+        os.replace(new, path)
+        shutil.rmtree(aside)
+    sync_folder(path.parent)

@@ -1,0 +1,240 @@
+"""The interface of an edit, and how one is applied, checked and saved.
+
+An edit is a frozen dataclass. Its tensors may be `nn.Parameter`s: the edit then trains, because
+`apply` keeps the graph. What it must remember within a sequence it keeps in `context.state`,
+which the model resets for each new sequence.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from jackfield.core.artifacts import read_artifact, save_artifact
+from jackfield.core.errors import ArtifactError, EditError, explain
+from jackfield.core.where import ALL, Coordinates, Where, from_json, to_json, where
+
+
+def _no_reads(site: str) -> Tensor:
+    raise EditError(explain(where=site, expected="a site listed in the edit's reads", got="none"))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an edit may know of the place where it acts.
+
+    Attributes:
+        site: the concrete site, `axes` the names of its axes.
+        at: the coordinates of the tokens there (of the keys, for k and v).
+        state: a dict of the edit's own, emptied at each new sequence.
+        read: the value of another site of the same forward, as listed in the edit's `reads`.
+    """
+
+    site: str
+    axes: tuple[str, ...] = ()
+    at: Coordinates | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+    read: Callable[[str], Tensor] = _no_reads
+
+
+@dataclass(frozen=True, eq=False)
+class Edit(ABC):
+    """Changes the activation at the sites `at`, on the tokens `where`.
+
+    Attributes:
+        at: a site, a pattern, or several.
+        where: which tokens; anything that `jackfield.core.where.where` takes.
+        reads: other sites whose value `apply` asks for; they must come earlier in the forward.
+    """
+
+    stateful: ClassVar[bool] = False
+
+    at: str | Sequence[str] = field(kw_only=True)
+    where: Any = field(default=ALL, kw_only=True)
+    reads: Sequence[str] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "where", where(self.where))
+        for name, value in self.tensors().items():
+            _check_numbers(f"{type(self).__name__}.{name}", value)
+
+    @abstractmethod
+    def apply(self, x: Tensor, context: Context) -> Tensor:
+        """The edited activation, of the shape and dtype of `x`; `x` itself is left alone."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """`at` as a tuple."""
+        return (self.at,) if isinstance(self.at, str) else tuple(self.at)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensor fields, by name."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def parameters(self) -> list[Tensor]:
+        """The tensors that train."""
+        return [value for value in self.tensors().values() if value.requires_grad]
+
+    def settings(self) -> dict[str, Any]:
+        """All that is not a tensor, as JSON types."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        kept = {k: _plain(v) for k, v in plain.items() if not isinstance(v, (Tensor, Where))}
+        return {**kept, "at": list(self.sites), "where": to_json(self.where)}
+
+    def __repr__(self) -> str:
+        parts = [f"{k}={_shown(getattr(self, k))}" for k in (each.name for each in fields(self))]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def apply_edit(edit: Edit, x: Tensor, context: Context) -> Tensor:
+    """Applies an edit on its tokens only, and checks that it kept shape and dtype.
+
+    Raises:
+        EditError: the edit changed the shape or dtype, or cannot tell tokens apart here.
+    """
+    new = edit.apply(x, context)
+    if new.shape != x.shape or new.dtype != x.dtype:
+        raise EditError(
+            explain(
+                where=f"{context.site}, {type(edit).__name__}",
+                expected=f"{_named(x, context)} {x.dtype}",
+                got=f"{list(new.shape)} {new.dtype}",
+            )
+        )
+    return new if edit.where is ALL else torch.where(token_mask(edit, x, context), new, x)
+
+
+def token_mask(edit: Edit, x: Tensor, context: Context) -> Tensor:
+    """The edit's `where` as a bool tensor that broadcasts to `x`.
+
+    Raises:
+        EditError: the site has no token axis.
+    """
+    axis = next((name for name in ("position", "query") if name in context.axes), None)
+    if context.at is None or axis is None or context.axes[0] != "batch":
+        raise EditError(
+            explain(
+                where=f"{context.site}, {type(edit).__name__}",
+                expected="where='all', as this site has no token axis",
+                got=f"where={edit.where}",
+            )
+        )
+    shape = [1] * x.dim()
+    chosen = edit.where.mask(context.at).to(x.device)
+    shape[0], shape[context.axes.index(axis)] = chosen.shape
+    return chosen.reshape(shape)
+
+
+def fit_last(value: Tensor, x: Tensor, edit: Edit, context: Context) -> Tensor:
+    """`value` on the device and in the dtype of `x`, checked to broadcast against it.
+
+    Raises:
+        EditError: the shapes do not fit; names the site and both shapes.
+    """
+    try:
+        fits = torch.broadcast_shapes(value.shape, x.shape) == x.shape
+    except RuntimeError:
+        fits = False
+    if not fits or (value.dim() and value.shape[-1] != x.shape[-1]):
+        raise EditError(
+            explain(
+                where=f"{context.site}, {type(edit).__name__}",
+                expected=f"a tensor that fits {_named(x, context)}, such as [{x.shape[-1]}]",
+                got=str(list(value.shape)),
+            )
+        )
+    return value.to(device=x.device, dtype=x.dtype)
+
+
+def save_edits(path: str | Path, edits: Sequence[Edit]) -> Path:
+    """Saves edits, in their order, as one folder of safetensors and JSON."""
+    tensors = {f"{i}.{k}": v for i, e in enumerate(edits) for k, v in e.tensors().items()}
+    listed = [{"kind": _kind(edit), "settings": edit.settings()} for edit in edits]
+    return save_artifact(path, kind="edits", config={"edits": listed}, tensors=tensors)
+
+
+def load_edits(path: str | Path, *, functions: bool = False) -> list[Edit]:
+    """Reads what `save_edits` wrote.
+
+    Args:
+        path: the folder.
+        functions: allow `Function` edits, which import and run code that the file names.
+
+    Raises:
+        ArtifactError: the folder is damaged, holds something else, or names code.
+    """
+    artifact = read_artifact(path)
+    if artifact.kind != "edits":
+        raise ArtifactError(explain(where=str(path), expected="saved edits", got=artifact.kind))
+    named = [entry["kind"] for entry in artifact.config["edits"] if "function" in entry["settings"]]
+    if named and not functions:
+        raise ArtifactError(
+            explain(
+                where=str(path),
+                expected="edits that are data",
+                got="a Function, which names code to import",
+                hint="If you trust the file: load_edits(path, functions=True).",
+            )
+        )
+    return [
+        _rebuild(entry, {k.partition(".")[2]: v for k, v in artifact.tensors.items() if _of(k, i)})
+        for i, entry in enumerate(artifact.config["edits"])
+    ]
+
+
+def _rebuild(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
+    module, _, name = entry["kind"].partition(":")
+    found = getattr(import_module(module), name) if module.startswith("jackfield.") else None
+    if not (isinstance(found, type) and issubclass(found, Edit)):
+        raise ArtifactError(explain(where="edit", expected="one of Jackfield's", got=entry["kind"]))
+    settings: dict[str, Any] = {k: _tupled(v) for k, v in entry["settings"].items()}
+    settings["where"] = from_json(entry["settings"]["where"])
+    return found(**{**tensors, **settings})
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _of(key: str, index: int) -> bool:
+    return key.partition(".")[0] == str(index)
+
+
+def _kind(edit: Edit) -> str:
+    return f"{type(edit).__module__}:{type(edit).__qualname__}"
+
+
+def _check_numbers(name: str, value: Tensor) -> None:
+    if not value.is_floating_point():
+        raise EditError(
+            explain(where=name, expected="floating-point numbers", got=str(value.dtype))
+        )
+    if not torch.isfinite(value).all():
+        bad = int((~torch.isfinite(value)).sum())
+        raise EditError(explain(where=name, expected="finite numbers", got=f"{bad} NaN or Inf"))
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON; a function as "module:name", if it can be imported by that."""
+    if not callable(value):
+        return list(value) if isinstance(value, tuple) else value
+    name = getattr(value, "__qualname__", "<unnamed>")
+    if "<" in name:
+        expected = "a function at the top of a module, to be saved"
+        raise EditError(explain(where="Function", expected=expected, got=name))
+    return f"{value.__module__}:{name}"
+
+
+def _named(x: Tensor, context: Context) -> str:
+    names = context.axes or ("?",) * x.dim()
+    return "[" + ", ".join(f"{n}={s}" for n, s in zip(names, x.shape, strict=False)) + "]"
+
+
+def _shown(value: Any) -> str:
+    return f"Tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)

@@ -1,0 +1,314 @@
+"""A run: one forward, what was read in it, and how it is made.
+
+    run = model.run(["The capital of France is"], sites=["layers.*.resid_post"])
+    run.logits, run["layers.10.resid_post"], run.stack("layers.*.resid_post")
+
+Edits act first, reads see what the rest of the model sees. Without logits the forward ends after
+the last site that was asked for. With `start` it begins in the middle: earlier blocks pass their
+input through, so masks, rotary tables and device moves still come from the model.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from jackfield.core.errors import InputError, SiteError, did_you_mean, explain
+from jackfield.core.sites import expand, parse
+from jackfield.edits import Edit
+from jackfield.model.inputs import Inputs
+from jackfield.model.plan import Plan, Stop
+from jackfield.model.session import Session
+from jackfield.model.sites import SiteTable
+from jackfield.model.views import Frame, with_first
+
+if TYPE_CHECKING:
+    from jackfield.model.model import Model
+
+
+class Run:
+    """What one forward gave. `run[site]` is [batch, position, ...]; padding is in `run.mask`.
+
+    Attributes:
+        tokens: [batch, position] ids, None for a model without tokens.
+        mask: [batch, position] True on real tokens.
+        past: the cache after the run, when one was asked for.
+        output: what the module returned, None when it was stopped early.
+        notes: remarks on how edits were made.
+    """
+
+    def __init__(
+        self, owner: "Model", inputs: Inputs, session: Session, plan: Plan, output: Any
+    ) -> None:
+        self._owner, self._session, self._plan = owner, session, plan
+        self.tokens, self.mask, self.output = inputs.tokens, inputs.mask, output
+        self.past = getattr(output, "past_key_values", None)
+        self.notes = plan.notes
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that were read."""
+        return self._plan.reads
+
+    @property
+    def positions(self) -> Tensor | None:
+        """[batch, position] absolute positions, −1 on padding."""
+        return None if self._session.at is None else self._session.at.positions
+
+    @property
+    def logits(self) -> Tensor:
+        """[batch, position, vocab].
+
+        Raises:
+            SiteError: the model has none, or the run was made without them.
+        """
+        logits = getattr(self.output, "logits", None)
+        if not isinstance(logits, Tensor):
+            got = "a run with logits=False" if self.output is None else "a model without a head"
+            raise SiteError(explain(where=self._owner.name, expected="logits", got=got))
+        return logits
+
+    def __getitem__(self, name: str) -> Tensor:
+        site = self._owner.sites.select(name)
+        if len(site) == 1 and site[0] in self._session.values:
+            return self._session.values[site[0]]
+        if len(site) == 1:
+            whole, chosen = parse(site[0]).name, parse(site[0]).selection
+            if chosen and whole in self._session.values:
+                return self._owner.sites[whole].pick(self._session.values[whole], chosen)
+        hint = f"Read it with sites=[{name!r}]." if len(site) == 1 else f"Use stack({name!r})."
+        got = did_you_mean(name, self.sites) or ", ".join(self.sites) or "no site"
+        raise SiteError(
+            explain(where="run", expected=f"{name} among its sites", got=got, hint=hint)
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._owner.sites and all(
+            site in self._session.values for site in self._owner.sites.select(name)
+        )
+
+    def stack(self, pattern: str) -> Tensor:
+        """The sites of a pattern as one tensor, [layer, batch, position, ...].
+
+        Raises:
+            SiteError: none of them was read, or their shapes differ.
+        """
+        names = expand(parse(pattern), self.sites)
+        if not names:
+            raise SiteError(
+                explain(
+                    where="run.stack", expected=f"sites like {pattern}", got=", ".join(self.sites)
+                )
+            )
+        values = [self[name] for name in names]
+        if len({value.shape for value in values}) > 1:
+            shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in zip(names, values, strict=True))
+            raise SiteError(explain(where="run.stack", expected="one shape", got=shapes))
+        device = values[0].device  # blocks of one model may lie on several devices
+        return torch.stack([value.to(device) for value in values])
+
+    def gradients(self, scalar: Tensor, *, retain_graph: bool = False) -> dict[str, Tensor]:
+        """The gradient of `scalar` at each site that was read, in the site's shape.
+
+        Parameters get no gradient: the model is left as it was.
+
+        Raises:
+            SiteError: the run was made without grad=True.
+        """
+        if not self._session.keep_graph:
+            raise SiteError(
+                explain(where="run.gradients", expected="grad=True", got="a run without")
+            )
+        names = [name for name in self.sites if name in self._session.raws]
+        raws = [_tensor(self._session.raws[name]) for name in names]
+        grads = torch.autograd.grad(scalar, raws, retain_graph=retain_graph, allow_unused=True)
+        return {
+            name: self._as_site(name, torch.zeros_like(raw) if grad is None else grad)
+            for name, raw, grad in zip(names, raws, grads, strict=True)
+        }
+
+    def _as_site(self, name: str, gradient: Tensor) -> Tensor:
+        site = self._owner.sites[name]
+        frame = Frame(None, self._owner.d_head, self._session.shape)
+        seen = site.view.get(with_first(self._session.raws[name], gradient), frame)
+        if site.role in ("k", "v") and self._session.shape is not None:
+            return seen[:, self._session.this_pass(seen.shape[1])]
+        return seen
+
+    def __repr__(self) -> str:
+        batch = list(self.tokens.shape) if self.tokens is not None else "?"
+        lines = [f"Run of {self._owner.name}, [batch, position] = {batch}"]
+        lines += [f"  {n}  {list(v.shape)}  {v.dtype}" for n, v in self._read_values().items()]
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+    def _read_values(self) -> dict[str, Tensor]:
+        return {name: self._session.values[name] for name in self.sites}
+
+
+def execute(
+    owner: "Model",
+    inputs: Inputs,
+    *,
+    sites: Sequence[str],
+    edits: Sequence[Edit],
+    grad: bool,
+    logits: bool,
+    start: Mapping[str, Tensor] | None,
+    past: Any,
+    lengths: Tensor | None,
+) -> Run:
+    """Makes one forward with reads and edits; see `Model.run` for the arguments."""
+    plan = owner.plan(sites, edits)
+    session = Session(
+        sinks=owner.sinks_for(edits), lengths=lengths, spans=inputs.spans, roles=inputs.roles
+    )
+    session.keep_graph = grad
+    output = None
+    with ExitStack() as stack:
+        stack.enter_context(owner.claimed())
+        stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
+        stack.enter_context(plan.installed(session, stop=not logits))
+        stack.enter_context(_started(owner, start) if start else nullcontext())
+        if grad and not start:  # with a start, the given value begins the graph
+            inputs = _differentiable(owner, inputs, stack)
+        with suppress(Stop):
+            output = owner.module(*inputs.args, **inputs.call)
+    _check_fired(owner, plan, session, stopped=output is None)
+    changed = _changed_in_place(session)
+    if changed and past is None:
+        owner.must_clone(changed)
+        return execute(
+            owner, inputs, sites=sites, edits=edits, grad=grad, logits=logits, start=start,
+            past=past, lengths=lengths,
+        )  # fmt: skip
+    return Run(owner, inputs, session, plan, output)
+
+
+@contextmanager
+def _started(owner: "Model", start: Mapping[str, Tensor]) -> Iterator[None]:
+    """Blocks below the start hand their input on; the first one after it is given the value."""
+    (name, value), *rest = start.items()
+    layer = _start_layer(owner.sites, name, bool(rest), owner)
+    blocks = owner.blocks
+    with ExitStack() as stack:
+        for index in range(layer):
+            stack.enter_context(_passing_through(blocks[index], owner.block_returns_tuple))
+        # After the last block there is no block to give the value to: the last one hands it on.
+        first = blocks[min(layer, len(blocks) - 1)]
+        given = first.register_forward_pre_hook(
+            _given(value, owner), with_kwargs=True, prepend=True
+        )
+        stack.callback(given.remove)
+        yield
+
+
+def _start_layer(sites: SiteTable, name: str, several: bool, owner: "Model") -> int:
+    """The first block that runs."""
+    site = sites[name]
+    if several or site.role not in ("embed", "resid_pre", "resid_post"):
+        raise SiteError(
+            explain(
+                where=f"{owner.name}, start",
+                expected="one of embed, layers.ℓ.resid_pre, layers.ℓ.resid_post",
+                got="several" if several else name,
+            )
+        )
+    return (site.layer or 0) + (site.role == "resid_post")
+
+
+def _given(value: Tensor, owner: "Model") -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        old = args[0] if args else kwargs["hidden_states"]
+        if value.shape != old.shape:
+            raise InputError(
+                explain(
+                    where=f"{owner.name}, start",
+                    expected=f"[batch, position, d_model] = {list(old.shape)}",
+                    got=str(list(value.shape)),
+                )
+            )
+        new = value.to(device=old.device, dtype=old.dtype)
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+    return hook
+
+
+@contextmanager
+def _passing_through(block: nn.Module, returns_tuple: bool) -> Iterator[None]:
+    """Replaces one block's forward by the identity, and puts it back as it was."""
+    own = block.__dict__.get("forward")
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden, None) if returns_tuple else hidden
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        del block.forward
+        if own is not None:
+            block.forward = own
+
+
+def _differentiable(owner: "Model", inputs: Inputs, stack: ExitStack) -> Inputs:
+    """Sees to it that a graph begins at the input, also where all parameters are frozen."""
+    embedding = owner.embedding
+    if embedding is not None and inputs.tokens is not None:
+
+        def begin(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+            return None if output.requires_grad else output.detach().requires_grad_().clone()
+
+        stack.callback(embedding.register_forward_hook(begin).remove)
+        return inputs
+    args = tuple(_leaf(value) for value in inputs.args)
+    call = {name: _leaf(value) for name, value in inputs.call.items()}
+    return Inputs(call, inputs.tokens, inputs.mask, inputs.spans, inputs.roles, args)
+
+
+def _leaf(value: Any) -> Any:
+    floats = isinstance(value, Tensor) and value.is_floating_point() and not value.requires_grad
+    return value.detach().clone().requires_grad_() if floats else value
+
+
+def _check_fired(owner: "Model", plan: Plan, session: Session, *, stopped: bool) -> None:
+    """Fails closed: a site that never fired, or fired more often than once, is not reported."""
+    for name in plan.reads:
+        times = session.fired[name]
+        if times != 1:
+            raise SiteError(
+                explain(
+                    where=f"{owner.name}, {name}",
+                    expected="a module that is called once in a forward",
+                    got=f"{times} calls",
+                    hint="Read the modules around it."
+                    if times
+                    else "This forward does not reach it.",
+                )
+            )
+    silent = [
+        n
+        for e in plan.edits
+        for n in owner.sites.select(list(e.sites))
+        if not session.fired[f"edit {n}"]
+    ]
+    if silent and not stopped:
+        raise SiteError(
+            explain(
+                where=f"{owner.name}, {', '.join(silent)}",
+                expected="a place that this forward passes",
+                got="none",
+                hint="The edit had no effect there.",
+            )
+        )
+
+
+def _changed_in_place(session: Session) -> set[str]:
+    values, versions = session.values, session.versions
+    return {name for name in versions if values[name]._version != versions[name]}
+
+
+def _tensor(raw: Any) -> Tensor:
+    return raw if isinstance(raw, Tensor) else raw[0]

