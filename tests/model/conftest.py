@@ -41,6 +41,7 @@ def index(tmp_path: Path, no_index: None, monkeypatch: pytest.MonkeyPatch) -> Ma
         path = folder / f"{project}-{version}-py3-none-any.whl"
         about = f"{project}-{version}.dist-info"
         meta = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
+        meta += "Requires-Dist: nowhere-to-be-found\n"  # what we fetch comes without these
         tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in files.items():

@@ -158,7 +158,7 @@ def test_read_only_cache_folder(cache, wheel, monkeypatch):
         raise PermissionError(errno.EROFS, os.strerror(errno.EROFS), str(self))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(SourceError, match="Read-only file system.*JACKFIELD_CACHE"):
+    with pytest.raises(SourceError, match=r"Read-only file system.*JACKFIELD_CACHE"):
         fetch("tiny", wheel, must_not_run)
 
 

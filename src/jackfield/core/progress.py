@@ -22,7 +22,7 @@ class Progress:
 
     def __init__(self, label: str, *, total: int | None, unit: str, enabled: bool = True) -> None:
         self._label, self._total, self._unit, self._enabled = label, total, unit, enabled
-        self._done, self._figures = 0, ""
+        self._done, self._printed, self._figures = 0, 0, ""
         self._live: Any = None
 
     def __enter__(self) -> Self:
@@ -54,7 +54,7 @@ class Progress:
     ) -> None:
         if self._live is not None:
             self._live.stop()
-        elif self._enabled and self._done:
+        elif self._enabled and self._done != self._printed:
             self._print()
 
     def _rate(self) -> str:
@@ -62,7 +62,7 @@ class Progress:
         return f"{self._done / elapsed:,.0f} {self._unit}/s"
 
     def _print(self) -> None:
-        self._shown = time.monotonic()
+        self._shown, self._printed = time.monotonic(), self._done
         share = f"{self._done:,}/{self._total:,}" if self._total else f"{self._done:,}"
         line = f"{self._label}: {share} {self._unit}  {self._rate()}  {self._eta()}{self._figures}"
         print(line, file=sys.stderr, flush=True)

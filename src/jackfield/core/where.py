@@ -3,7 +3,7 @@
     "all"         every token                    "last"       position n−1, fixed
     "prompt"      positions below n−1            "generated"  positions from n−1 on
     "sinks"       the model's sink positions     "~sinks"     all others
-    3, [0, 5], slice(2, 8)                       positions
+    3, [0, 5], slice(2, 8)                       positions; −1 is the last of the prompt
     Tokens((id, …)), Rows((0, 2)), a bool tensor [batch, position]
 
 `n` is the number of prompt tokens in the row. The last prompt position makes the first new token,
@@ -105,21 +105,24 @@ class Positions(Where):
     def mask(self, at: Coordinates) -> "Tensor":
         import torch
 
-        indices = torch.tensor(self.indices, device=at.positions.device)
+        indices = torch.tensor(self.indices, dtype=torch.long, device=at.positions.device)
         wanted = torch.where(indices < 0, at.lengths[:, None] + indices, indices)
         return (at.positions[:, :, None] == wanted[:, None, :]).any(-1) & at.real
 
 
 @dataclass(frozen=True)
 class Span(Where):
-    """Positions from `start` up to, not including, `stop` (None: to the end)."""
+    """Positions from `start` up to, not including, `stop` (None: to the end).
+
+    Negative bounds count from the end of the prompt, as in `Positions`.
+    """
 
     start: int
     stop: int | None = None
 
     def mask(self, at: Coordinates) -> "Tensor":
-        before = at.positions < self.stop if self.stop is not None else at.real
-        return at.real & (at.positions >= self.start) & before
+        inside = at.real & (at.positions >= _bound(self.start, at))
+        return inside if self.stop is None else inside & (at.positions < _bound(self.stop, at))
 
 
 @dataclass(frozen=True)
@@ -244,15 +247,11 @@ def where(value: Any) -> Where:
         return value
     if isinstance(value, str):
         return _parse(value)
-    if (
-        isinstance(value, slice)
-        and value.step in (None, 1)
-        and (value.stop is None or value.stop >= 0)
-    ):
+    if isinstance(value, slice) and value.step in (None, 1):
         return Span(value.start or 0, value.stop)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if _is_index(value):
         return Positions((value,))
-    if isinstance(value, (list, tuple)) and all(isinstance(item, int) for item in value):
+    if isinstance(value, (list, tuple)) and all(map(_is_index, value)):
         return Positions(tuple(value))
     if str(getattr(value, "dtype", "")) == "torch.bool" and value.dim() == 2:
         return Mask(value)
@@ -294,6 +293,15 @@ def from_json(data: dict[str, Any]) -> Where:
     kinds = {kind.__name__: kind for kind in Where.__subclasses__()}
     values = {name: _value(value) for name, value in data.items() if name != "kind"}
     return kinds[data["kind"]](**values)
+
+
+def _bound(index: int, at: Coordinates) -> "Tensor | int":
+    """A bound of a span as a position in each row."""
+    return index if index >= 0 else at.lengths[:, None] + index
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _value(value: Any) -> Any:

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jackfield.edits.base import Context, Edit, fit_last
+from jackfield.core.errors import EditError, explain
+from jackfield.edits.base import Context, Edit, fit_last, generator_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -15,13 +16,14 @@ class Replace(Edit):
     """Interchange: the activation of another run, or any other value, in this one's place.
 
     Attributes:
-        value: the shape of the site, or one that broadcasts to it.
+        value: the shape of the site, or one that broadcasts to it. When generating it must fit
+            the calls on whose tokens the edit acts.
     """
 
     value: Tensor
 
     def apply(self, x: Float[Tensor, "*shape"], context: Context) -> Float[Tensor, "*shape"]:
-        return fit_last(self.value, x, self, context).expand_as(x)
+        return fit_last(self.value, x, self, context).expand_as(x).clone()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +45,7 @@ class MeanOut(Edit):
     mean: Tensor
 
     def apply(self, x: Float[Tensor, "*shape"], context: Context) -> Float[Tensor, "*shape"]:
-        return fit_last(self.mean, x, self, context).expand_as(x)
+        return fit_last(self.mean, x, self, context).expand_as(x).clone()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,8 +63,15 @@ class ResampleOut(Edit):
     seed: int = 0
 
     def apply(self, x: Float[Tensor, "*shape d"], context: Context) -> Float[Tensor, "*shape d"]:
-        fit_last(self.rows[0], x, self, context)
-        if "generator" not in context.state:
-            context.state["generator"] = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randint(len(self.rows), x.shape[:-1], generator=context.state["generator"])
+        if self.rows.shape[1:] != x.shape[-1:] or not len(self.rows):
+            raise EditError(
+                explain(
+                    where=f"{context.site}, ResampleOut",
+                    expected=f"rows [row, {x.shape[-1]}], at least one",
+                    got=str(list(self.rows.shape)),
+                )
+            )
+        drawn = torch.randint(
+            len(self.rows), x.shape[:-1], generator=generator_of(context, self.seed)
+        )
         return self.rows[drawn.to(self.rows.device)].to(x)

@@ -5,6 +5,8 @@ An edit is a frozen dataclass. Its tensors may be `nn.Parameter`s: the edit then
 which the model resets for each new sequence.
 """
 
+import math
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from jackfield.core.artifacts import read_artifact, save_artifact
 from jackfield.core.errors import ArtifactError, EditError, explain
-from jackfield.core.where import ALL, Coordinates, Where, from_json, to_json, where
+from jackfield.core.where import ALL, All, Coordinates, Where, from_json, to_json, where
 
 
 def _no_reads(site: str) -> Tensor:
@@ -60,8 +62,8 @@ class Edit(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "where", where(self.where))
-        for name, value in self.tensors().items():
-            _check_numbers(f"{type(self).__name__}.{name}", value)
+        for each in fields(self):
+            _check_numbers(f"{type(self).__name__}.{each.name}", getattr(self, each.name))
 
     @abstractmethod
     def apply(self, x: Tensor, context: Context) -> Tensor:
@@ -93,12 +95,29 @@ class Edit(ABC):
 
 
 def apply_edit(edit: Edit, x: Tensor, context: Context) -> Tensor:
-    """Applies an edit on its tokens only, and checks that it kept shape and dtype.
+    """Applies an edit on its tokens only, and checks what it gave.
 
     Raises:
-        EditError: the edit changed the shape or dtype, or cannot tell tokens apart here.
+        EditError: the edit changed the shape or dtype or wrote into `x`, or cannot tell tokens
+            apart here.
     """
-    new = edit.apply(x, context)
+    mask = None if isinstance(edit.where, All) else token_mask(edit, x, context)
+    version = version_of(x)
+    try:
+        new = edit.apply(x, context)
+    except EditError:
+        if mask is None or bool(mask.any()):
+            raise
+        return x  # a value that fits the prompt need not fit later calls, where it does not act
+    if version_of(x) != version:
+        raise EditError(
+            explain(
+                where=f"{context.site}, {type(edit).__name__}",
+                expected="a new tensor",
+                got="a change of the given one in place",
+                hint="Write x = x.clone() first.",
+            )
+        )
     if new.shape != x.shape or new.dtype != x.dtype:
         raise EditError(
             explain(
@@ -107,14 +126,19 @@ def apply_edit(edit: Edit, x: Tensor, context: Context) -> Tensor:
                 got=f"{list(new.shape)} {new.dtype}",
             )
         )
-    return new if edit.where is ALL else torch.where(token_mask(edit, x, context), new, x)
+    return new if mask is None else torch.where(mask, new, x)
+
+
+def version_of(x: Tensor) -> int:
+    """How often `x` was changed in place; 0 for inference tensors, which do not count it."""
+    return 0 if x.is_inference() else x._version
 
 
 def token_mask(edit: Edit, x: Tensor, context: Context) -> Tensor:
     """The edit's `where` as a bool tensor that broadcasts to `x`.
 
     Raises:
-        EditError: the site has no token axis.
+        EditError: the site has no token axis, or not the tokens of this call on it.
     """
     axis = next((name for name in ("position", "query") if name in context.axes), None)
     if context.at is None or axis is None or context.axes[0] != "batch":
@@ -125,9 +149,17 @@ def token_mask(edit: Edit, x: Tensor, context: Context) -> Tensor:
                 got=f"where={edit.where}",
             )
         )
-    shape = [1] * x.dim()
     chosen = edit.where.mask(context.at).to(x.device)
+    shape = [1] * x.dim()
     shape[0], shape[context.axes.index(axis)] = chosen.shape
+    if torch.broadcast_shapes(shape, x.shape) != x.shape:
+        raise EditError(
+            explain(
+                where=f"{context.site}, {type(edit).__name__}",
+                expected=f"the tokens of this call, [batch, position] = {list(chosen.shape)}",
+                got=_named(x, context),
+            )
+        )
     return chosen.reshape(shape)
 
 
@@ -152,6 +184,15 @@ def fit_last(value: Tensor, x: Tensor, edit: Edit, context: Context) -> Tensor:
     return value.to(device=x.device, dtype=x.dtype)
 
 
+def generator_of(context: Context, seed: int) -> torch.Generator:
+    """The edit's source of chance here: it goes on within a sequence, each site has its own."""
+    if "generator" not in context.state:
+        mixed = zlib.crc32(context.site.encode(), seed & 0xFFFFFFFF)
+        context.state["generator"] = torch.Generator().manual_seed(mixed)
+    generator: torch.Generator = context.state["generator"]
+    return generator
+
+
 def save_edits(path: str | Path, edits: Sequence[Edit]) -> Path:
     """Saves edits, in their order, as one folder of safetensors and JSON."""
     tensors = {f"{i}.{k}": v for i, e in enumerate(edits) for k, v in e.tensors().items()}
@@ -172,21 +213,22 @@ def load_edits(path: str | Path, *, functions: bool = False) -> list[Edit]:
     artifact = read_artifact(path)
     if artifact.kind != "edits":
         raise ArtifactError(explain(where=str(path), expected="saved edits", got=artifact.kind))
-    named = [entry["kind"] for entry in artifact.config["edits"] if "function" in entry["settings"]]
-    if named and not functions:
-        raise ArtifactError(
-            explain(
-                where=str(path),
-                expected="edits that are data",
-                got="a Function, which names code to import",
-                hint="If you trust the file: load_edits(path, functions=True).",
-            )
+    try:
+        entries = artifact.config["edits"]
+        names_code = any("function" in entry["settings"] for entry in entries)
+        if functions or not names_code:
+            return [_rebuild(entry, _own(artifact.tensors, i)) for i, entry in enumerate(entries)]
+    except (KeyError, TypeError, AttributeError, ImportError) as error:
+        got = f"{type(error).__name__}: {error}"
+        raise ArtifactError(explain(where=str(path), expected="saved edits", got=got)) from error
+    raise ArtifactError(
+        explain(
+            where=str(path),
+            expected="edits that are data",
+            got="a Function, which names code to import",
+            hint="If you trust the file: load_edits(path, functions=True).",
         )
-    return [
-        _rebuild(entry, {k.partition(".")[2]: v for k, v in artifact.tensors.items() if _of(k, i)})
-        for i, entry in enumerate(artifact.config["edits"])
-    ]
-
+    )
 
 def _rebuild(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
     module, _, name = entry["kind"].partition(":")
@@ -202,15 +244,21 @@ def _tupled(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _of(key: str, index: int) -> bool:
-    return key.partition(".")[0] == str(index)
+def _own(tensors: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+    """The tensors of one edit, by field."""
+    parts = {tuple(key.split(".", 1)): value for key, value in tensors.items()}
+    return {field: value for (owner, field), value in parts.items() if owner == str(index)}
 
 
 def _kind(edit: Edit) -> str:
     return f"{type(edit).__module__}:{type(edit).__qualname__}"
 
 
-def _check_numbers(name: str, value: Tensor) -> None:
+def _check_numbers(name: str, value: Any) -> None:
+    if isinstance(value, float) and math.isnan(value):
+        raise EditError(explain(where=name, expected="a number", got="NaN"))
+    if not isinstance(value, Tensor):
+        return
     if not value.is_floating_point():
         raise EditError(
             explain(where=name, expected="floating-point numbers", got=str(value.dtype))

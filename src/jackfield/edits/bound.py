@@ -39,6 +39,8 @@ class KeepTopK(Edit):
     weights: Tensor | None = None
 
     def apply(self, x: Float[Tensor, "*rows d"], context: Context) -> Float[Tensor, "*rows d"]:
+        if self.k < 0:
+            raise EditError(explain(where="KeepTopK", expected="k >= 0", got=str(self.k)))
         if self.k >= x.shape[-1]:
             return x
         order = score(self, x, context).argsort(dim=-1, descending=True, stable=True)

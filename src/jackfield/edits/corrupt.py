@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.core.errors import EditError, explain
-from jackfield.edits.base import Context, Edit
+from jackfield.edits.base import Context, Edit, generator_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,8 +65,6 @@ class Noise(Edit):
     seed: int = 0
 
     def apply(self, x: Float[Tensor, "*rows d"], context: Context) -> Float[Tensor, "*rows d"]:
-        if "generator" not in context.state:
-            context.state["generator"] = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(x.shape, generator=context.state["generator"]).to(x) * self.std
+        noise = torch.randn(x.shape, generator=generator_of(context, self.seed)).to(x) * self.std
         size = x.detach().pow(2).mean(-1, keepdim=True).sqrt() if self.relative else 1.0
         return x + noise * size

@@ -54,7 +54,10 @@ class Cap(Edit):
     def apply(self, x: Float[Tensor, "*rows d"], context: Context) -> Float[Tensor, "*rows d"]:
         if self.floor is None and self.cap is None:
             raise EditError(explain(where="Cap", expected="a floor or a cap", got="neither"))
-        unit = fit_last(self.direction / self.direction.norm(), x, self, context)
+        length = self.direction.norm()
+        if not bool(length > 0):
+            raise EditError(explain(where="Cap.direction", expected="a non-zero vector", got="0"))
+        unit = fit_last(self.direction / length, x, self, context)
         along = x @ unit
         moved = along.clamp(self.floor, self.cap) - along
         return x + moved[..., None] * unit

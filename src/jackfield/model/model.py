@@ -127,6 +127,12 @@ class Model:
         return int(head or self.config.hidden_size // self.config.num_attention_heads)
 
     @property
+    def n_heads(self) -> int | None:
+        """How many query heads an attention has, None where that is not known."""
+        heads = getattr(self.config, "num_attention_heads", None)
+        return heads if isinstance(heads, int) else None
+
+    @property
     def block_returns_tuple(self) -> bool:
         """Whether a block returns a tuple; blocks that pass through must do the same."""
         return bool(self.family and self.family.returns_tuple)
@@ -256,6 +262,7 @@ class Model:
             reads=sites,
             edits=edits,
             d_head=self.d_head,
+            heads=self.n_heads,
             cloned=self._cloned,
         )
 
@@ -295,9 +302,10 @@ class Model:
 
     def _refuse_compiled(self) -> None:
         compiled = [
-            name for name, part in self.module.named_modules()
-            if part.__dict__.get("_compiled_call_impl") is not None or hasattr(part, "_orig_mod")
-        ]  # fmt: skip
+            name
+            for name, part in self.module.named_modules()
+            if part.__dict__.get("_compiled_call_impl") is not None or "_orig_mod" in part._modules
+        ]
         if compiled:
             raise ModelError(
                 explain(

@@ -57,9 +57,10 @@ class Plan:
         reads: Sequence[str] = (),
         edits: Sequence[Edit] = (),
         d_head: int | None = None,
+        heads: int | None = None,
         cloned: frozenset[str] = frozenset(),
     ) -> None:
-        self._module, self._table, self._d_head = module, table, d_head
+        self._module, self._table, self._d_head, self._heads = module, table, d_head, heads
         self._cloned = cloned
         self.edits = tuple(edits)
         self.reads = tuple(table.select(list(reads))) if reads else ()
@@ -151,7 +152,7 @@ class Plan:
         return bool(self.reads) and not any(":" in name for name in self.reads)
 
     def _hook(self, point: Point, steps: list[Step], session: Session) -> Any:
-        module = self._module.get_submodule(point.path)
+        module = _submodule(self._module, point.path)
         if point.side == "in":
             run = self._runner(module, steps, session)
             return module.register_forward_pre_hook(_on_input(run), with_kwargs=True)
@@ -174,8 +175,11 @@ class Plan:
     ) -> Callable[[Any], Any]:
         """All steps of one place, as a function of the raw value."""
 
+        fragile = any(self._fragile(step.site) for step in steps)
+
         def run(raw: Any) -> Any:
-            frame = Frame(module, self._d_head, session.shape)
+            frame = Frame(module, self._d_head, session.shape, self._heads)
+            raw = _copied(raw) if fragile else raw
             for step in steps:
                 if step.edit is None:
                     self._read(step.site, raw, frame, session)
@@ -183,9 +187,13 @@ class Plan:
                     raw = self._edit_via(step, raw, frame, session)
                 else:
                     raw = self._edit(step, raw, frame, session)
-            return raw
+            return _copied(raw) if fragile else raw
 
         return run
+
+    def _fragile(self, site: Site) -> bool:
+        """Whether the model changes the site's tensor in place later."""
+        return site.view.copies or site.name in self._cloned
 
     def _edit(self, step: Step, raw: Any, frame: Frame, session: Session) -> Any:
         assert step.edit is not None
@@ -220,8 +228,8 @@ class Plan:
         self._record(site, x, raw, session)
 
     def _record(self, site: Site, x: Tensor, raw: Any, session: Session) -> None:
-        session.values[site.name] = x.clone() if site.name in self._cloned else x
-        session.versions[site.name] = session.values[site.name]._version
+        session.values[site.name] = x
+        session.versions[site.name] = x._version
         if session.keep_graph:
             session.raws[site.name] = raw
         _count(site.name, session)
@@ -255,9 +263,8 @@ class Plan:
         reads_inside = [s for role in ("scores", "pattern") for s in slots.get(role, ())]
 
         def tap(role: str, raw: Tensor, call: Call) -> Tensor:
-            return self._tap(
-                slots.get(role, ()), role, raw, Frame(module, self._d_head, session.shape), session
-            )
+            frame = Frame(module, self._d_head, session.shape, self._heads)
+            return self._tap(slots.get(role, ()), role, raw, frame, session)
 
         def handle(inner: Callable[..., Any], call: Call) -> tuple[Tensor, Tensor | None]:
             call = replace(call, query=tap("q", call.query, call))
@@ -285,6 +292,8 @@ class Plan:
     ) -> Tensor:
         """The steps at one slot; k and v are edited as a whole and read where this pass wrote."""
         in_keys = role in ("k", "v")
+        fragile = any(self._fragile(step.site) for step in steps)
+        raw = _copied(raw) if fragile else raw
         for step in steps:
             if step.edit is not None:
                 session.fired[f"edit {step.site.name}"] += 1
@@ -298,7 +307,19 @@ class Plan:
                 self._record(step.site, step.site.view.get(part, frame), raw, session)
             else:
                 self._read(step.site, raw, frame, session)
-        return raw
+        return _copied(raw) if fragile else raw
+
+
+def _copied(raw: Any) -> Any:
+    """`raw` with a tensor of its own, which nobody else changes."""
+    return with_first(raw, first(raw).clone())
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module:
+    """`get_submodule`, without its checks: the site table has made them."""
+    for part in path.split(".") if path else ():
+        module = module._modules[part]  # type: ignore[assignment]
+    return module
 
 
 def _count(name: str, session: Session) -> None:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from jackfield.core.errors import InputError, SiteError, did_you_mean, explain
 from jackfield.core.sites import expand, parse
 from jackfield.edits import Edit
+from jackfield.model.generation import copied
 from jackfield.model.inputs import Inputs
 from jackfield.model.plan import Plan, Stop
 from jackfield.model.session import Session
 from jackfield.model.sites import SiteTable
-from jackfield.model.views import Frame, with_first
+from jackfield.model.views import Frame, first, with_first
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
@@ -65,6 +66,8 @@ class Run:
             SiteError: the model has none, or the run was made without them.
         """
         logits = getattr(self.output, "logits", None)
+        if isinstance(self.output, (Tensor, tuple)) and "logits" in self._owner.sites:
+            logits = first(self.output)
         if not isinstance(logits, Tensor):
             got = "a run with logits=False" if self.output is None else "a model without a head"
             raise SiteError(explain(where=self._owner.name, expected="logits", got=got))
@@ -121,7 +124,8 @@ class Run:
             raise SiteError(
                 explain(where="run.gradients", expected="grad=True", got="a run without")
             )
-        names = [name for name in self.sites if name in self._session.raws]
+        kept = self._session.values
+        names = [name for name in self.sites if kept[name].is_floating_point()]
         raws = [_tensor(self._session.raws[name]) for name in names]
         grads = torch.autograd.grad(scalar, raws, retain_graph=retain_graph, allow_unused=True)
         return {
@@ -131,7 +135,8 @@ class Run:
 
     def _as_site(self, name: str, gradient: Tensor) -> Tensor:
         site = self._owner.sites[name]
-        frame = Frame(None, self._owner.d_head, self._session.shape)
+        owner = self._owner
+        frame = Frame(None, owner.d_head, self._session.shape, owner.n_heads)
         seen = site.view.get(with_first(self._session.raws[name], gradient), frame)
         if site.role in ("k", "v") and self._session.shape is not None:
             return seen[:, self._session.this_pass(seen.shape[1])]
@@ -177,8 +182,10 @@ def execute(
             output = owner.module(*inputs.args, **inputs.call)
     _check_fired(owner, plan, session, stopped=output is None)
     changed = _changed_in_place(session)
-    if changed and past is None:
+    if changed:
         owner.must_clone(changed)
+        if past is not None:  # the first try has made this copy of it longer
+            inputs.call["past_key_values"] = copied(past)
         return execute(
             owner, inputs, sites=sites, edits=edits, grad=grad, logits=logits, start=start,
             past=past, lengths=lengths,

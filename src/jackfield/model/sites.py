@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from jackfield.core.errors import SiteError, did_you_mean, explain
 from jackfield.core.sites import Address, Selection, expand, layer_of, parse
+from jackfield.model.equations import names_in
 from jackfield.model.families import Family
-from jackfield.model.views import Frame, View, select, view
+from jackfield.model.views import Frame, View, first, select, view, with_first
 
 Side = Literal["in", "out", "q", "k", "v", "scores", "pattern", "z"]
 
@@ -84,7 +85,8 @@ class Site:
     def capabilities(self) -> tuple[str, ...]:
         """Of "read", "write", "gradient", "exact" or "rebuilt"."""
         rebuilt = self.role in ("scores", "pattern")
-        can = ["read", *(["write"] if self.write else []), "gradient"]
+        chosen = self.role == "router_topk"  # indices: nothing to differentiate
+        can = ["read", *(["write"] if self.write else []), *([] if chosen else ["gradient"])]
         return (*can, "rebuilt" if rebuilt else "exact")
 
     def narrowed(self, selection: Selection) -> "Site":
@@ -117,6 +119,8 @@ class SiteTable:
         self._module, self._family, self._owner = module, family, owner
         self.base = _base(module, family) if family else ""
         self._sites = {site.name: site for site in _named_sites(module, family, self.base)}
+        self._found: dict[str, list[str]] = {}
+        self._made: dict[str, Site] = {}
 
     def names(self) -> list[str]:
         """The named sites, in the order of the forward (raw module paths are not listed)."""
@@ -147,14 +151,18 @@ class SiteTable:
         Raises:
             SiteError: no such site, or the name is a pattern of several.
         """
-        found = self.select(text)
-        if len(found) != 1:
-            raise SiteError(
-                explain(
-                    where=self._owner, expected="one site", got=f"{text}, which is {len(found)}"
-                )
-            )
-        return self._site(parse(found[0]))
+        if text not in self._made:
+            found = self.select(text)
+            if len(found) != 1:
+                got = f"{text}, which is {len(found)}"
+                raise SiteError(explain(where=self._owner, expected="one site", got=got))
+            self._made[text] = self._site(parse(found[0]))
+        return self._made[text]
+
+    def forget(self) -> None:
+        """Forgets what was looked up, after modules of the model were exchanged."""
+        self._found.clear()
+        self._made.clear()
 
     def select(self, patterns: str | Sequence[str]) -> list[str]:
         """The concrete names that one or several patterns stand for, without repeats.
@@ -163,8 +171,10 @@ class SiteTable:
             SiteError: a pattern matches nothing; says what is nearest.
         """
         listed = [patterns] if isinstance(patterns, str) else list(patterns)
-        found = [name for text in listed for name in self._expand(parse(text))]
-        return list(dict.fromkeys(found))
+        for text in listed:
+            if text not in self._found:
+                self._found[text] = self._expand(parse(text))
+        return list(dict.fromkeys(name for text in listed for name in self._found[text]))
 
     def _expand(self, address: Address) -> list[str]:
         if address.is_raw:
@@ -180,10 +190,10 @@ class SiteTable:
 
     def _raw_names(self, address: Address) -> list[str]:
         path, _, side = address.name.rpartition(":")
-        paths = [name for name, _ in self._module.named_modules()]
         if not address.is_pattern:
-            return [address.name] if path in paths else []
-        return expand(address, [f"{each}:{side}" for each in paths if each])
+            return [address.name] if isinstance(_get(self._module, path), nn.Module) else []
+        paths = [name for name, _ in self._module.named_modules() if name]
+        return expand(address, [f"{each}:{side}" for each in paths])
 
     def _module_path(self, address: Address) -> list[str]:
         """A plain module path is an alias of its output."""
@@ -252,7 +262,7 @@ def _base(module: nn.Module, family: Family) -> str:
 
 def _get(module: nn.Module, path: str) -> Any:
     found: Any = module
-    for part in path.strip(".").split("."):
+    for part in path.strip(".").split(".") if path else ():
         found = getattr(found, part, None)
     return found
 
@@ -262,28 +272,43 @@ def _named_sites(module: nn.Module, family: Family | None, base: str) -> list[Si
         return []
     blocks = base + family.blocks
     count = len(_get(module, blocks))
-    first = Point(f"{blocks}.0", "in")
-    sites = [Site("embed", "embed", first, view(""), AXES["embed"], first)]
+    entry = Point(f"{blocks}.0", "in")
+    sites = [Site("embed", "embed", entry, view(""), AXES["embed"], entry)]
     for layer in range(count):
         sites += _block_sites(module, family, f"{blocks}.{layer}", layer)
-    if family.final_norm:
+    if family.final_norm and _get(module, base + family.final_norm) is not None:
         norm = Point(base + family.final_norm, "out")
         sites.append(Site("final_norm", "final_norm", norm, view(""), AXES["final_norm"], norm))
-    if family.head and _get(module, family.head) is not None:
+    axes = _logits_axes(module, family)
+    if axes:
         top = Point("", "out")
-        sites.append(Site("logits", "logits", top, _logits_view(), AXES["logits"], top))
+        sites.append(Site("logits", "logits", top, _logits_view(), axes, top))
     return sites
 
 
-def _logits_view() -> View:
-    def put(raw: Any, new: Any, _: Any) -> Any:
-        return type(raw)(**{**raw, "logits": new})
+def _logits_axes(module: nn.Module, family: Family) -> tuple[str, ...]:
+    """The axes of the logits; () for a model that lacks the family's head or returns another."""
+    kind = type(module).__name__
+    if family.logits is None or kind.endswith("ForPreTraining"):
+        return ()
+    paths = [path for path in names_in(family.logits)[1] if not path.endswith("?")]
+    if any(_get(module, path) is None for path in paths):
+        return ()
+    return ("batch", "label") if kind.endswith("ForImageClassification") else AXES["logits"]
 
-    return View(lambda raw, _: raw.logits, put)
+
+def _logits_view() -> View:
+    def get(raw: Any, _: Any) -> Tensor:
+        return raw.logits if hasattr(raw, "logits") else first(raw)
+
+    def put(raw: Any, new: Any, _: Any) -> Any:
+        return type(raw)(**{**raw, "logits": new}) if hasattr(raw, "logits") else with_first(raw, new)
+
+    return View(get, put)
 
 
 def _block_sites(module: nn.Module, family: Family, block: str, layer: int) -> list[Site]:
-    places = {"resid_pre": ":in", "resid_post": ":out", **family.roles}
+    places = {"resid_pre": ":in", "resid_post": ":out", **family.places}
     sites = {role: _site(module, block, layer, role, place) for role, place in places.items()}
     if family.attention and _get(module, f"{block}.{family.attention}") is not None:
         path = f"{block}.{family.attention}"

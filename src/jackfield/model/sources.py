@@ -131,7 +131,7 @@ def _find(
     if isinstance(source, str) and text.startswith("pypi:"):
         return _pypi(text, verify)
     path = Path(source).expanduser()
-    if path.exists():
+    if text and path.exists():
         return _local(path, trust_remote_code)
     if isinstance(source, Path) or _looks_like_path(text):
         raise _no_such_path(path)
@@ -150,8 +150,10 @@ def _in_wheel(name: str, wheel: Wheel, member: str, verify: bool) -> _Found:
 
 def _pypi(source: str, verify: bool) -> _Found:
     match = _PYPI.fullmatch(source)
-    if match is None:
-        usage = "pypi:NAME==VERSION#path/in/wheel, with &sha256=... behind it to pin the wheel"
+    if match is None or match["member"].endswith(".pth"):  # which module a .pth is for is not said
+        usage = (
+            "pypi:NAME==VERSION#path/to/model.gguf (or to a model's folder), &sha256=... pins it"
+        )
         raise SourceError(explain(where="source", expected=usage, got=repr(source)))
     wheel = Wheel(project=match["project"], version=match["version"], sha256=match["sha256"])
     member = match["member"].strip("/")

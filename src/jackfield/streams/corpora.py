@@ -152,7 +152,7 @@ def corpus(
 
         return Corpus(name, records, lambda: _files_fingerprint(paths), column=column, limit=limit)
     items = _re_iterable(source)
-    name = type(source).__name__
+    name = source.name if isinstance(source, Corpus) else type(source).__name__
     return Corpus(name, items, lambda: _items_fingerprint(source), column=column, limit=limit)
 
 
@@ -167,7 +167,7 @@ def _paths(source: Any) -> list[Path]:
 
 def _re_iterable(source: Any) -> Callable[[], Iterable[Any]]:
     if callable(source):
-        return source  # type: ignore[no-any-return]
+        return source
     if not isinstance(source, Iterable) or isinstance(source, Mapping):
         expected = "'docs', a path, a glob, or documents that can be iterated"
         raise InputError(explain(where="corpus", expected=expected, got=type(source).__name__))
@@ -227,6 +227,8 @@ def _files_fingerprint(paths: list[Path]) -> dict[str, Any]:
 
 def _items_fingerprint(source: Any) -> dict[str, Any]:
     """What is known of documents that are objects: a list by content, an HF dataset by its own."""
+    if isinstance(source, Corpus):
+        return {"of": source.provenance}
     if isinstance(source, (list, tuple)):
         digest = hashlib.sha256()
         for item in source:

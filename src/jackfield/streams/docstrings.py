@@ -46,7 +46,9 @@ def docstrings() -> Iterator[str]:
 def docstring_files() -> dict[str, list[Path]]:
     """The source files of each installed package, both in a fixed order that mixes them."""
     packages: dict[str, list[Path]] = {}
-    for root in dict.fromkeys(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")):
+    for root in dict.fromkeys(
+        sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")
+    ):
         for entry in sorted(Path(root).iterdir()):
             if entry.is_dir() and entry.name.isidentifier() and entry.name not in _LEFT_OUT:
                 packages[entry.name] = _sources(entry)

@@ -6,7 +6,6 @@ A record is a string or a dict with columns. Every error names the file and the 
 from __future__ import annotations
 
 import csv
-import glob
 import hashlib
 import json
 import sys
@@ -33,7 +32,8 @@ def find(source: str | Path) -> list[Path]:
     elif path.is_file():
         paths = [path]
     else:
-        paths = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
+        pattern = str(path.relative_to(path.anchor))
+        paths = sorted(p for p in Path(path.anchor).glob(pattern) if p.is_file())
     if not paths:
         kinds = ", ".join(_READERS)
         hint = "For texts themselves pass a list: corpus([text, ...])."
@@ -96,7 +96,7 @@ def _csv(path: Path, column: str | None, split: str) -> Iterator[dict[str, Any]]
         try:
             row = next(reader, None)
         except csv.Error as error:
-            where = f"{path}, line {reader.line_num}"
+            where = f"{path}, near line {reader.line_num}"
             raise InputError(explain(where=where, expected="CSV", got=str(error))) from error
         finally:
             csv.field_size_limit(limit)

@@ -137,7 +137,10 @@ class Histogram(Sink["Histogram"]):
             self._most = -self._least
             self._grid = _grid(self._least, self._most, self.bins)
         elif units != len(self.counts):
-            where, expected = f"Histogram at {self.site}", f"{len(self.counts)} units in every batch"
+            where, expected = (
+                f"Histogram at {self.site}",
+                f"{len(self.counts)} units in every batch",
+            )
             raise InputError(explain(where=where, expected=expected, got=f"{units}"))
 
     def _widen(self, least: Tensor, most: Tensor) -> None:
@@ -162,7 +165,7 @@ def _grid(least: Tensor, most: Tensor, bins: int) -> Grid:
 
 
 def _exponent(x: Tensor) -> Tensor:
-    """e with 2^(e - 1) <= x < 2^e; for 0 something below all."""
+    """E with 2^(e - 1) <= x < 2^e; for 0 something below all."""
     return torch.frexp(x).exponent.long().where(x > 0, -1000)
 
 

@@ -40,9 +40,7 @@ class Moments(Sink["Moments"]):
     ([2.0, 4.0], [[1.0, 2.0], [2.0, 4.0]])
     """
 
-    def __init__(
-        self, site: str, *, covariance: bool = True, skip_nonfinite: bool = False
-    ) -> None:
+    def __init__(self, site: str, *, covariance: bool = True, skip_nonfinite: bool = False) -> None:
         self.site = site
         self.rows = 0
         self.skipped = 0
@@ -150,8 +148,8 @@ class Moments(Sink["Moments"]):
         delta = mean.to(self._mean.device) - self._mean
         between = torch.outer(delta, delta) if self._wants_covariance else delta.square()
         self._mean = self._mean + delta * (rows / total)
-        self._spread = self._spread + spread.to(self._spread.device) + between * (
-            self.rows * rows / total
+        self._spread = (
+            self._spread + spread.to(self._spread.device) + between * (self.rows * rows / total)
         )
         self.rows = total
 

@@ -23,7 +23,7 @@ from jackfield.streams.views import check_count
 
 Tokenised = Iterable[tuple[int, Sequence[int]]]
 
-_WINDOW_BATCHES = 8  # a window holds at least so many batches' worth of tokens
+_WINDOW_BATCHES = 16  # a window holds at least so many batches' worth of tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,7 @@ def _cut(
     bos: int | None,
     eos: int | None = None,
 ) -> Iterator[_Chunk]:
-    """One document cut where rows end: the first has `room` positions left, the others `context`."""
+    """One document cut where rows end: `room` positions are left in the first."""
     start = 0
     while start < len(tokens):
         begin = () if bos is None or room == 1 or tokens[start] == bos else (bos,)

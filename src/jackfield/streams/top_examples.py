@@ -141,8 +141,9 @@ class TopExamples(Sink[TopRows]):
             where = f"TopExamples at {self.site}"
             raise InputError(explain(where=where, expected="rows", got="none"))
         held = self._best
-        parts = (held[name] for name in ("values", "rows", "documents", "positions"))
-        return TopRows(*parts, tokens=held.get("tokens"))
+        return TopRows(
+            held["values"], held["rows"], held["documents"], held["positions"], held.get("tokens")
+        )
 
     def _prepare(self, units: int, *, tokens: bool) -> None:
         names = ("rows", "documents", "positions", *(("tokens",) if tokens else ()))

@@ -1,0 +1,68 @@
+"""Runs every benchmark and writes RESULTS.md: `python -m benchmarks [part of a name …]`."""
+
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from benchmarks import generating, reading, starting
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+PARTS = {
+    "Reading every resid_post of SmolLM2 (4 × 128 tokens)": reading.every_layer,
+    "Reading only one layer": reading.one_layer,
+    "Overhead a site (200 modules that do nothing)": reading.each_site,
+    "Steered generation (SmolLM2, 40 new tokens)": generating.steered,
+    "Import": starting.importing,
+    "Second load of the default model": starting.loading,
+}
+
+
+def main() -> None:
+    torch.set_num_threads(os.cpu_count() or 1)
+    wanted = [title for title in PARTS if not sys.argv[1:] or _asked(title)]
+    written = [_head()]
+    for title in wanted:
+        print(title, file=sys.stderr, flush=True)
+        written.append(f"## {title}\n\n{(PARTS[title].__doc__ or '').strip()}\n\n{PARTS[title]()}")
+        print(written[-1], flush=True)
+    if len(wanted) == len(PARTS):
+        RESULTS.write_text("\n\n".join(written) + "\n")
+
+
+def _asked(title: str) -> bool:
+    return any(word.lower() in title.lower() for word in sys.argv[1:])
+
+
+def _head() -> str:
+    packages = ("torch", "transformers", "nnsight", "transformer-lens", "jackfield")
+    versions = ", ".join(f"{name} {_version(name)}" for name in packages)
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return (
+        "# Results\n\nMade by `make bench`. Candidates take turns in one process; medians of "
+        "rounds, and the median ratio of candidate to reference with a bootstrap interval.\n\n"
+        f"- {datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {_processor()}, "
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load before {load}\n"
+        f"- Python {platform.python_version()}, {versions}"
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "from source"
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
