@@ -57,9 +57,9 @@ def test_the_message_has_the_bounds_and_the_value():
 
 
 def test_an_unknown_setting_offers_the_nearest():
-    with pytest.raises(ConfigError, match="has no setting 'laers'. Did you mean layers"):
+    with pytest.raises(ConfigError, match=r"has no setting 'laers'\. Did you mean layers"):
         Example(laers=(1,))
-    with pytest.raises(ConfigError, match="has no setting 'zzz'. It has: k, rate, mode"):
+    with pytest.raises(ConfigError, match=r"has no setting 'zzz'\. It has: k, rate, mode"):
         Example(zzz=1)
 
 
@@ -96,7 +96,7 @@ def test_json_round_trip(k, rate, layers, label):
 
 
 def test_json_of_an_unknown_or_wrong_setting_is_refused():
-    with pytest.raises(ConfigError, match="has no setting 'seed'"):
+    with pytest.raises(ConfigError, match=r"has no setting 'seed'"):
         from_json(Example, {"seed": 1})
     with pytest.raises(ConfigError, match="'layers'"):
         from_json(Example, {"layers": ["a"]})

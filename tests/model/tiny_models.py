@@ -115,7 +115,6 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
          "max_position_embeddings": CONTEXT},
     ),
     "vit": ("vit", "ImageClassification", _PICTURES),
-    "deit": ("deit", "ImageClassification", _PICTURES),
 }  # fmt: skip
 
 

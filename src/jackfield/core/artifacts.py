@@ -1,7 +1,8 @@
 """Artifacts: a folder with `jackfield.json` (kind, config) and `tensors.safetensors`. Never pickle.
 
 Everything is written under a temporary name, flushed to the disk and renamed, so a folder is
-either the old one or the new one, whole.
+either the old one or the new one, whole. (Power lost between the two renames that replace a
+folder leaves the old one beside it, whole, as `.NAME-old-…/old`.)
 """
 
 import json
@@ -61,8 +62,11 @@ def save_artifact(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-        atomic_write(temporary / _TENSORS, save(contiguous))
+        # Copies, because safetensors refuses views and tensors that share memory.
+        copies = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
+        }
+        atomic_write(temporary / _TENSORS, save(copies))
         atomic_write(temporary / _HEADER, json.dumps(header, indent=2).encode())
         _swap_in(temporary, path)
     except BaseException:
@@ -83,23 +87,22 @@ def read_artifact(path: str | Path) -> Artifact:
     path = Path(path)
     try:
         header = json.loads((path / _HEADER).read_text())
-        tensors = load_file(path / _TENSORS)
-        kind, config, version = header["kind"], header["config"], header["format"]
+        if int(header["format"]) <= FORMAT:
+            tensors = load_file(path / _TENSORS)
+            return Artifact(header["kind"], header["config"], tensors, header.get("extra", {}))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ArtifactError(
             explain(where=str(path), expected="a folder that Jackfield saved", got=reason)
         ) from error
-    if version > FORMAT:
-        raise ArtifactError(
-            explain(
-                where=str(path),
-                expected=f"format {FORMAT} or older",
-                got=f"format {version}",
-                hint="Update Jackfield.",
-            )
+    raise ArtifactError(
+        explain(
+            where=str(path),
+            expected=f"format {FORMAT} or older",
+            got=f"format {header['format']}",
+            hint="Update Jackfield.",
         )
-    return Artifact(kind, config, tensors, header.get("extra", {}))
+    )
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -132,7 +135,13 @@ def _swap_in(new: Path, path: Path) -> None:
         os.replace(new, path)
     else:
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-        os.replace(path, aside / "old")
-        os.replace(new, path)
+        try:
+            os.replace(path, aside / "old")
+            os.replace(new, path)
+        except BaseException:
+            if not path.exists():
+                os.replace(aside / "old", path)
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
         shutil.rmtree(aside)
     sync_folder(path.parent)

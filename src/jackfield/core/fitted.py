@@ -1,6 +1,7 @@
 """The interface of every method: a config that fits, and the fitted object it returns."""
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -72,9 +73,10 @@ def _kind(cls: type) -> str:
 def _class_of(artifact: Artifact, path: str | Path) -> type:
     """The class that an artifact names; only our own fitted classes are looked up, never others."""
     module, _, name = artifact.kind.partition(":")
-    found = (
-        getattr(import_module(module), name, None) if module.split(".")[0] == "jackfield" else None
-    )
+    found = None
+    if module.startswith("jackfield."):
+        with suppress(ImportError):
+            found = getattr(import_module(module), name, None)
     if not (isinstance(found, type) and issubclass(found, Fitted)):
         raise ArtifactError(
             explain(where=str(path), expected="a fitted object of Jackfield", got=artifact.kind)

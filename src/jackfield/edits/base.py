@@ -230,6 +230,7 @@ def load_edits(path: str | Path, *, functions: bool = False) -> list[Edit]:
         )
     )
 
+
 def _rebuild(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Edit:
     module, _, name = entry["kind"].partition(":")
     found = getattr(import_module(module), name) if module.startswith("jackfield.") else None

@@ -75,12 +75,12 @@ def swapping(
         )
     with ExitStack() as stack:
         stack.enter_context(model.claimed())
-        stack.callback(model.sites.forget)
+        stack.callback(model.sites.refresh)
         for path in found:
             old = model.module.get_submodule(path)
             stack.callback(_set, model.module, path, old)
             _set(model.module, path, factory(old, path))
-        model.sites.forget()
+        model.sites.refresh()
         yield found
 
 

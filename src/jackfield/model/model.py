@@ -195,8 +195,9 @@ class Model:
             InputError: an input that cannot be run.
             SiteError: an unknown site, one that did not fire, or one that cannot be written.
         """
-        made = self.inputs(inputs, padding=padding, past=past, cache=cache)
         listed = [sites] if isinstance(sites, str) else list(sites)
+        cache = cache or any(name.startswith("cache.") for name in listed)
+        made = self.inputs(inputs, padding=padding, past=past, cache=cache)
         return execute(
             self, made, sites=listed, edits=edits, grad=grad, start=start, past=past,
             logits=logits or "logits" in listed or cache, lengths=prompt_lengths,

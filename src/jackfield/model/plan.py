@@ -134,6 +134,8 @@ class Plan:
             )
             stack.callback(begin.remove)
             for point, steps in self._steps.items():
+                if point.side == "cache":
+                    continue  # read after the forward, by `read_cache`
                 if point.side in ATTENTION_ROLES:
                     taps[point.path][point.side] = steps
                 else:
@@ -146,6 +148,21 @@ class Plan:
             if handlers:
                 stack.enter_context(tapped(handlers))
             yield
+
+    @property
+    def reads_cache(self) -> bool:
+        """Whether a site of the KV cache is read."""
+        return any(point.side == "cache" for point in self._steps)
+
+    def read_cache(self, past: Any, session: Session) -> None:
+        """Reads the sites of the KV cache from what the forward left there."""
+        for point, steps in self._steps.items():
+            if point.side == "cache":
+                layer, _, part = point.path.partition(".")
+                held = past.layers[int(layer)]
+                raw = held.keys if part == "k" else held.values
+                for step in steps:
+                    self._read(step.site, raw, Frame(None, self._d_head, session.shape), session)
 
     def _may_stop(self) -> bool:
         """A raw module path may fire more than once; then only a whole forward tells."""

@@ -180,6 +180,8 @@ def execute(
             inputs = _differentiable(owner, inputs, stack)
         with suppress(Stop):
             output = owner.module(*inputs.args, **inputs.call)
+    if plan.reads_cache:
+        plan.read_cache(output.past_key_values, session)
     _check_fired(owner, plan, session, stopped=output is None)
     changed = _changed_in_place(session)
     if changed:

@@ -12,7 +12,7 @@ from jackfield.model.equations import names_in
 from jackfield.model.families import Family
 from jackfield.model.views import Frame, View, first, select, view, with_first
 
-Side = Literal["in", "out", "q", "k", "v", "scores", "pattern", "z"]
+Side = Literal["in", "out", "q", "k", "v", "scores", "pattern", "z", "cache"]
 
 AXES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -34,6 +34,7 @@ AXES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("k_proj", "v_proj", "k", "v"), ("batch", "position", "kv_head", "d_head")),
     **dict.fromkeys(("scores", "pattern"), ("batch", "head", "query", "key")),
     **dict.fromkeys(("mlp_pre", "mlp_post"), ("batch", "position", "d_mlp")),
+    **dict.fromkeys(("cache.k", "cache.v"), ("batch", "position", "kv_head", "d_head")),
     "router": ("batch", "position", "expert"),
     "router_topk": ("batch", "position", "choice"),
 }
@@ -118,9 +119,7 @@ class SiteTable:
     def __init__(self, module: nn.Module, family: Family | None, owner: str) -> None:
         self._module, self._family, self._owner = module, family, owner
         self.base = _base(module, family) if family else ""
-        self._sites = {site.name: site for site in _named_sites(module, family, self.base)}
-        self._found: dict[str, list[str]] = {}
-        self._made: dict[str, Site] = {}
+        self.refresh()
 
     def names(self) -> list[str]:
         """The named sites, in the order of the forward (raw module paths are not listed)."""
@@ -159,10 +158,12 @@ class SiteTable:
             self._made[text] = self._site(parse(found[0]))
         return self._made[text]
 
-    def forget(self) -> None:
-        """Forgets what was looked up, after modules of the model were exchanged."""
-        self._found.clear()
-        self._made.clear()
+    def refresh(self) -> None:
+        """Looks at the module anew, after parts of it were exchanged."""
+        named = _named_sites(self._module, self._family, self.base)
+        self._sites = {site.name: site for site in named}
+        self._found: dict[str, list[str]] = {}
+        self._made: dict[str, Site] = {}
 
     def select(self, patterns: str | Sequence[str]) -> list[str]:
         """The concrete names that one or several patterns stand for, without repeats.
@@ -281,6 +282,7 @@ def _named_sites(module: nn.Module, family: Family | None, base: str) -> list[Si
         sites.append(Site("final_norm", "final_norm", norm, view(""), AXES["final_norm"], norm))
     axes = _logits_axes(module, family)
     if axes:
+        sites += _cache_sites(module, family, count)
         top = Point("", "out")
         sites.append(Site("logits", "logits", top, _logits_view(), axes, top))
     return sites
@@ -295,6 +297,24 @@ def _logits_axes(module: nn.Module, family: Family) -> tuple[str, ...]:
     if any(_get(module, path) is None for path in paths):
         return ()
     return ("batch", "label") if kind.endswith("ForImageClassification") else AXES["logits"]
+
+
+def _cache_sites(module: nn.Module, family: Family, count: int) -> list[Site]:
+    """What the KV cache holds after the forward: keys and values before any edit of k and v."""
+    if family.attention is None or not hasattr(module, "generate"):
+        return []
+    return [
+        Site(
+            f"cache.{layer}.{part}",
+            f"cache.{part}",
+            Point(f"{layer}.{part}", "cache"),
+            view("heads_first"),
+            AXES[f"cache.{part}"],
+            note="all positions so far, as the cache holds them; edit k and v instead",
+        )
+        for layer in range(count)
+        for part in ("k", "v")
+    ]
 
 
 def _logits_view() -> View:

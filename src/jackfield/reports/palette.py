@@ -91,7 +91,8 @@ def color(kind: Kind, fraction: float, theme: Theme = "light") -> str:
 
 def ink(background: str) -> str:
     """Black or white, whichever reads better on a colour (at least 4.5 to 1)."""
-    return "#000" if contrast(background, "#000000") >= contrast(background, "#ffffff") else "#fff"
+    dark_reads_better = contrast(background, "#000000") >= contrast(background, "#ffffff")
+    return "black" if dark_reads_better else "white"
 
 
 def contrast(one: str, other: str) -> float:

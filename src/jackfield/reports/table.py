@@ -43,7 +43,8 @@ class Table(Block, kind="table"):
         columns = tuple(str(column) for column in self.columns)
         rows = tuple(_cells(row, columns, i) for i, row in enumerate(self.rows))
         check_lengths(rows, len(columns), where="Table", what=f"cells ({', '.join(columns)})")
-        _check_formats(self.formats, columns)
+        for column, spec in self.formats.items():
+            _check_format(column, spec, columns, rows)
         put(self, columns=columns, rows=rows, formats=dict(self.formats))
 
     def html(self, level: int) -> str:
@@ -140,18 +141,20 @@ def _plain_value(cell: Any) -> Any:
     return cell if cell is None or isinstance(cell, bool | int | float | str) else str(cell)
 
 
-def _check_formats(formats: Mapping[str, str], columns: tuple[str, ...]) -> None:
-    for column, spec in formats.items():
-        where = f"Table, formats['{column}']"
-        if column not in columns:
-            expected = f"one of the columns {', '.join(columns)}"
-            hint = did_you_mean(column, columns)
-            raise InputError(explain(where=where, expected=expected, got=column, hint=hint))
-        try:
-            format(1.0, spec)
-        except ValueError as error:
-            expected = "a format of numbers such as '.3f'"
-            raise InputError(explain(where=where, expected=expected, got=repr(spec))) from error
+def _check_format(
+    column: str, spec: str, columns: tuple[str, ...], rows: tuple[tuple[Any, ...], ...]
+) -> None:
+    where = f"Table, formats['{column}']"
+    if column not in columns:
+        expected = f"one of the columns {', '.join(columns)}"
+        hint = did_you_mean(column, columns)
+        raise InputError(explain(where=where, expected=expected, got=column, hint=hint))
+    try:
+        for row in rows:
+            number(row[columns.index(column)], spec)
+    except ValueError as error:
+        expected = "a format of the column's numbers, such as '.3f'"
+        raise InputError(explain(where=where, expected=expected, got=repr(spec))) from error
 
 
 def _is_number(cell: Any) -> bool:

@@ -1,0 +1,41 @@
+"""Reports: what a method shows. A table, a figure, a sentence; a notebook, a terminal, a page.
+
+Lives here: the blocks (Text, Table, HeatMap, Lines, Histogram, Bars, Tokens, SideBySide, Figure,
+Image, Columns), `Report`, which holds them and saves itself as .html, .png, .csv or .json, and
+`Page`, one self-contained file for a newcomer.
+May use: core. Look first: `report.py`, then `block.py` (what every block can do) and `heatmap.py`.
+"""
+
+from jackfield.reports.bars import Bars
+from jackfield.reports.block import Block, Drawable
+from jackfield.reports.heatmap import HeatMap
+from jackfield.reports.histogram import Histogram
+from jackfield.reports.layout import Columns
+from jackfield.reports.lines import Lines
+from jackfield.reports.page import GLOSSARY, Page, PageSection
+from jackfield.reports.picture import Figure, Image
+from jackfield.reports.prose import Text
+from jackfield.reports.report import Report
+from jackfield.reports.side_by_side import SideBySide
+from jackfield.reports.table import Table
+from jackfield.reports.tokens import Tokens
+
+__all__ = [
+    "GLOSSARY",
+    "Bars",
+    "Block",
+    "Columns",
+    "Drawable",
+    "Figure",
+    "HeatMap",
+    "Histogram",
+    "Image",
+    "Lines",
+    "Page",
+    "PageSection",
+    "Report",
+    "SideBySide",
+    "Table",
+    "Text",
+    "Tokens",
+]
