@@ -42,7 +42,7 @@ def test_jsonl_with_a_column(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"id": 1, "text": "One"}\n\n{"id": 2, "text": "Two\\nlines"}\n')
     assert texts(path) == ["One", "Two\nlines"]
-    with pytest.raises(InputError, match="'txet'.*Did you mean text"):
+    with pytest.raises(InputError, match=r"'txet'.*Did you mean text"):
         texts(path, column="txet")
 
 

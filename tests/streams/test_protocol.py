@@ -37,7 +37,7 @@ class Broken(Stream):
 
 
 def test_a_batch_must_be_aligned():
-    with pytest.raises(InputError, match="5 rows everywhere.*'x': 4"):
+    with pytest.raises(InputError, match=r"5 rows everywhere.*'x': 4"):
         Batch({"x": rows(4)}, None, torch.zeros(5), torch.zeros(5))
 
 
@@ -79,7 +79,7 @@ def test_a_single_sink_gives_its_own_result():
 
 def test_a_sink_on_a_missing_site_is_refused_before_the_pass():
     recorder = Recorder("x")
-    with pytest.raises(SiteError, match="Recorder on a stream.*'y'"):
+    with pytest.raises(SiteError, match=r"Recorder on a stream.*'y'"):
         Stream.from_tensor(rows(5)).into(recorder, Recorder("y"))
     assert recorder.sizes == []
 
@@ -90,7 +90,7 @@ def test_into_needs_a_sink():
 
 
 def test_collect_of_rows_that_vary_in_length_is_refused():
-    with pytest.raises(InputError, match="x: expected rows of shape .2. in every batch"):
+    with pytest.raises(InputError, match=r"x: expected rows of shape .2. in every batch"):
         Broken().collect()
 
 

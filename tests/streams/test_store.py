@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -197,3 +200,24 @@ def test_a_dtype_in_meta_is_never_more_than_a_dtype(store):
 def test_no_folder(tmp_path):
     with pytest.raises(ArtifactError, match="FileNotFoundError"):
         Store(tmp_path / "nowhere")
+
+
+FORKED = """
+import os, sys, torch
+from jackfield.streams import Store
+store = Store(sys.argv[1])
+ids = torch.arange(0, 50_000, 50)
+here = store["x"][ids]
+child = os.fork()
+if not child:
+    os._exit(0 if torch.equal(store["x"][ids], here) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_process_reads_too(tmp_path):
+    """Rows so far apart that threads read them, in a process that has read before and its child."""
+    store = Stream.from_tensor(torch.arange(6_400_000.0).reshape(-1, 128)).write(tmp_path / "acts")
+    command = [sys.executable, "-c", FORKED, str(store.path)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0

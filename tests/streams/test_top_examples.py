@@ -98,7 +98,7 @@ def test_low_precision_values_are_ranked():
 def test_nan_is_named():
     x = torch.ones(4, 2)
     x[2, 1] = float("nan")
-    with pytest.raises(InputError, match="TopExamples at x.*1 of 4 rows, first at document 2"):
+    with pytest.raises(InputError, match=r"TopExamples at x.*1 of 4 rows, first at document 2"):
         Stream.from_tensor(x).into(TopExamples("x"))
 
 

@@ -100,7 +100,7 @@ def test_select_keeps_the_labels():
 
 
 def test_select_of_a_missing_site():
-    with pytest.raises(SiteError, match="select.*'z'"):
+    with pytest.raises(SiteError, match=r"select.*'z'"):
         numbered(3).select("z")
 
 
@@ -127,7 +127,7 @@ def test_from_tensor_needs_rows(array):
 
 
 def test_from_tensor_needs_as_many_rows_everywhere():
-    with pytest.raises(InputError, match="2 rows everywhere.*'b': 3"):
+    with pytest.raises(InputError, match=r"2 rows everywhere.*'b': 3"):
         Stream.from_tensor({"a": torch.zeros(2, 1), "b": torch.zeros(3, 1)})
 
 

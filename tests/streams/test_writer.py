@@ -61,7 +61,7 @@ def test_commits_have_a_size_by_default(tmp_path, monkeypatch):
     assert made().write(tmp_path / "acts").commits == 8
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -74,7 +74,7 @@ def stop_at(number, monkeypatch):
         nonlocal count
         count += 1
         if count >= number:
-            raise Stopped
+            raise StoppedError
         plain(path, data)
 
     for module in (store_files, writer):
@@ -88,7 +88,7 @@ def test_a_stop_at_any_write_loses_nothing_committed(tmp_path, monkeypatch):
         path = tmp_path / str(number)
         with monkeypatch.context() as patch:
             stop_at(number, patch)
-            with pytest.raises(Stopped):
+            with pytest.raises(StoppedError):
                 stream.write(path, commit_rows=30)
         if number > 1:
             store = Store(path)
@@ -108,7 +108,7 @@ for path in sys.stdin:
     child = os.fork()
     if not child:
         try:
-            made().write(path.strip(), commit_rows=10, resume=True)
+            made().write(path.strip(), commit_rows=25, resume=True)
         finally:
             os._exit(0)
     print(child, flush=True)
@@ -153,9 +153,9 @@ def killed(write, path, seconds):
     if (path / "meta.json").exists():
         store = Store(path)
         there = store.rows
-        assert there % 10 == 0
+        assert there % 25 == 0
         assert_prefix(store, made())
-    finished = made().write(path, commit_rows=10, resume=True)
+    finished = made().write(path, commit_rows=25, resume=True)
     assert finished.rows == ROWS
     assert_prefix(finished, made())
     assert {p.name for p in path.rglob(".*")} <= {".lock"}  # nothing half-written is left

@@ -170,6 +170,8 @@ class Role(Where):
     def mask(self, at: Coordinates) -> "Tensor":
         if at.spans is None or self.name not in at.roles:
             known = ", ".join(at.roles) or "no chat: give the run a list of messages"
+            if at.roles and at.spans is None:
+                known = "a chat template that changes earlier messages, so that spans are unknown"
             raise EditError(
                 explain(where=f"where=Role({self.name!r})", expected="a role", got=known)
             )

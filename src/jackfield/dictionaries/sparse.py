@@ -24,14 +24,14 @@ from torch.autograd.function import once_differentiable
 def top_k(
     x: Float[Tensor, "row d"],
     encoder: Float[Tensor, "latent d"],
-    bias: Float[Tensor, "latent"],
+    bias: Float[Tensor, " latent"],
     k: int,
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     """The k largest of `relu(x @ encoder.T + bias)` in each row: values and latents, unordered.
 
     The gradient goes through the chosen latents that are above zero, and no others.
     """
-    return _TopK.apply(x, encoder, bias, k)  # type: ignore[no-any-return]
+    return _TopK.apply(x, encoder, bias, k)
 
 
 def combine(
@@ -42,7 +42,7 @@ def combine(
     >>> combine(torch.tensor([[2.0, 1.0]]), torch.tensor([[0, 2]]), torch.eye(3))
     tensor([[2., 0., 1.]])
     """
-    return _Combine.apply(values, latents, W)  # type: ignore[no-any-return]
+    return _Combine.apply(values, latents, W)
 
 
 def dots(

@@ -142,10 +142,12 @@ def token_mask(edit: Edit, x: Tensor, context: Context) -> Tensor:
     """
     axis = next((name for name in ("position", "query") if name in context.axes), None)
     if context.at is None or axis is None or context.axes[0] != "batch":
+        no_axis = "where='all', as this site has no token axis"
+        no_call = "where='all', as this call does not tell which tokens it has"
         raise EditError(
             explain(
                 where=f"{context.site}, {type(edit).__name__}",
-                expected="where='all', as this site has no token axis",
+                expected=no_axis if axis is None else no_call,
                 got=f"where={edit.where}",
             )
         )

@@ -161,7 +161,7 @@ def check_rebuilt(
     """
     wrong = (mix(pattern, call).float() - fused.float()).abs()
     if real is not None:
-        wrong = wrong * real[:, :, None, None].to(wrong)
+        wrong = wrong.where(real[:, :, None, None], 0.0)  # padding may hold NaN
     # transformers' eager attention takes its softmax in float32, in any dtype.
     eager = getattr(getattr(call.module, "config", None), "_attn_implementation", "") == "eager"
     rounding = torch.finfo(fused.dtype).eps

@@ -32,7 +32,9 @@ def editing(model: "Model", edits: Sequence[Edit]) -> Iterator[Plan]:
     with ExitStack() as stack:
         stack.enter_context(model.claimed())
         stack.enter_context(plan.installed(session))
-        stack.enter_context(_guarded_backward(model, edits))
+        handle = model.module.register_forward_hook(session.end)
+        stack.callback(handle.remove)
+        stack.enter_context(_guarded_backward(model, edits, session))
         stack.enter_context(_guarded_beams(model, edits))
         yield plan
     silent = [
@@ -104,13 +106,16 @@ def saving(model: "Model", policy: SavingPolicy) -> Iterator[SavingPolicy]:
         yield policy
 
 
+def recomputes(module: nn.Module) -> bool:
+    """Whether the backward runs blocks of `module` again (gradient checkpointing)."""
+    parts = module.modules()
+    return any(getattr(part, "gradient_checkpointing", False) and part.training for part in parts)
+
+
 @contextmanager
-def _guarded_backward(model: "Model", edits: Sequence[Edit]) -> Iterator[None]:
-    """A checkpointed block is run again in the backward, so the edits must still be there."""
-    recomputes = any(
-        getattr(part, "gradient_checkpointing", False) for part in model.module.modules()
-    )
-    if not recomputes or not model.module.training:
+def _guarded_backward(model: "Model", edits: Sequence[Edit], session: Session) -> Iterator[None]:
+    """A checkpointed block runs again in the backward: there the edits must be, as they were."""
+    if not recomputes(model.module):
         yield
         return
     stateful = [type(edit).__name__ for edit in edits if edit.stateful]
@@ -122,30 +127,38 @@ def _guarded_backward(model: "Model", edits: Sequence[Edit]) -> Iterator[None]:
                 got=", ".join(stateful),
             )
         )
-    open_now = [True]
-
-    def check(gradient: Tensor) -> None:
-        if not open_now[0]:
-            raise EditError(
-                explain(
-                    where=f"{model.name}.editing",
-                    expected="backward inside the block, as checkpointed blocks run again in it",
-                    got="backward after it",
-                )
-            )
-
-    def watch(module: nn.Module, args: Any, output: Any) -> None:
-        values = output.values() if hasattr(output, "values") else (output,)
-        for value in values:
-            if isinstance(value, Tensor) and value.requires_grad:
-                value.register_hook(check)
-
-    handle = model.module.register_forward_hook(watch)
-    try:
+    is_open = [True]
+    with ExitStack() as stack:
+        stack.callback(is_open.clear)
+        for part in model.module.modules():
+            if "_gradient_checkpointing_func" in part.__dict__:
+                plain = part._gradient_checkpointing_func
+                stack.callback(setattr, part, "_gradient_checkpointing_func", plain)
+                part._gradient_checkpointing_func = _following(plain, session, is_open, model.name)
         yield
-    finally:
-        handle.remove()
-        open_now[0] = False
+
+
+def _following(plain: Callable[..., Any], session: Session, is_open: list[bool], name: str) -> Any:
+    """`plain` checkpointing whose second run of a block knows the call of the first."""
+
+    def checkpoint(block: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        noted = session.noted()
+
+        def run(*given: Any, **more: Any) -> Any:
+            if not is_open:
+                raise EditError(
+                    explain(
+                        where=f"{name}.editing",
+                        expected="backward inside the block: in it, checkpointed blocks run again",
+                        got="backward after it",
+                    )
+                )
+            with session.repeated(noted):
+                return block(*given, **more)
+
+        return plain(run, *args, **options)
+
+    return checkpoint
 
 
 @contextmanager
@@ -158,7 +171,8 @@ def _guarded_beams(model: "Model", edits: Sequence[Edit]) -> Iterator[None]:
     own, bound = model.module.__dict__.get("generate"), model.module.generate
 
     def generate(*args: Any, **kwargs: Any) -> Any:
-        config = kwargs.get("generation_config") or getattr(model.module, "generation_config", None)
+        given = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
+        config = given or getattr(model.module, "generation_config", None)
         beams = kwargs.get("num_beams") or getattr(config, "num_beams", None) or 1
         if beams > 1:
             raise EditError(

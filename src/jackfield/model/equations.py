@@ -4,7 +4,7 @@
 
 A name is a site of the block, or an attribute (`logit_scale`); a dotted name with brackets is a
 module, called on its own; "?" after it means that it may be missing (then nothing is done). There
-is `+`, `*`, and a few functions:
+is `+`, `*`, `|` ("or else", for a block that lacks a module of what stands before it), and:
 
     join, split        heads [..., head, d_head] side by side [..., head · d_head], and apart
     half0, half1       the two halves of the last axis
@@ -85,8 +85,18 @@ def names_in(equation: str) -> tuple[set[str], set[str]]:
     return plain, called - set(_FUNCTIONS)
 
 
+def fitting(equation: str, scope: Scope) -> str | None:
+    """The first alternative whose sites were read and whose modules exist, None if none has."""
+    for part in equation.split("|"):
+        names, paths = names_in(part)
+        known = all(n in scope.values or lookup(scope.module, n) is not None for n in names)
+        if known and all(p.endswith("?") or lookup(scope.module, p) is not None for p in paths):
+            return part
+    return None
+
+
 def evaluate(equation: str, scope: Scope) -> Tensor:
-    """The value of the equation; places of which it says nothing are NaN."""
+    """The value of an equation without alternatives; places of which it says nothing are NaN."""
     value = _evaluate(parse(equation), scope)
     assert isinstance(value, Tensor)
     return value

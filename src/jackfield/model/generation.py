@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jackfield.core.errors import InputError, ModelError, explain, warn
 from jackfield.edits import Edit
-from jackfield.model.inputs import Inputs, arguments, token_call
+from jackfield.model.inputs import Inputs, arguments, check_length, token_call
 from jackfield.model.session import Session
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ def stream(
     made = _prompt(model, prompts)
     assert made.tokens is not None
     assert made.mask is not None
+    longest = int(made.mask.sum(-1).max()) + max_new_tokens - 1  # the last one is not read again
+    check_length(longest, model.context, f"{model.name}.generate, prompt and max_new_tokens")
     plan = model.plan((), edits)
     session = Session(
         sinks=model.sinks_for(edits), lengths=made.mask.sum(-1), spans=made.spans, roles=made.roles
@@ -164,25 +166,12 @@ def _prompt(model: "Model", prompts: Any) -> Inputs:
                 got=type(model.module).__name__,
             )
         )
-    made = model.inputs(_with_answer_marker(model, prompts), padding="left")
+    made = model.inputs(prompts, padding="left", answer=True)
     if made.tokens is None:
         raise InputError(
             explain(where=f"{model.name}.generate", expected="text or token ids", got="tensors")
         )
     return made
-
-
-def _with_answer_marker(model: "Model", prompts: Any) -> Any:
-    """Chats become the text that ends where the answer begins."""
-    chats = [prompts] if _is_chat(prompts) else prompts
-    if not (isinstance(chats, (list, tuple)) and chats and all(map(_is_chat, chats))):
-        return prompts
-    render = model.tokenizer.apply_chat_template
-    return [render(list(c), tokenize=False, add_generation_prompt=True) for c in chats]
-
-
-def _is_chat(given: Any) -> bool:
-    return isinstance(given, (list, tuple)) and bool(given) and isinstance(given[0], dict)
 
 
 def _check_settings(
@@ -191,8 +180,12 @@ def _check_settings(
     where = f"{model.name}.generate"
     if count < 1:
         raise InputError(explain(where=where, expected="max_new_tokens >= 1", got=str(count)))
-    if temperature < 0:
+    if not temperature >= 0:
         raise InputError(explain(where=where, expected="temperature >= 0", got=str(temperature)))
+    if top_k is not None and top_k < 1:
+        raise InputError(explain(where=where, expected="top_k >= 1", got=str(top_k)))
+    if top_p is not None and not 0 < top_p <= 1:
+        raise InputError(explain(where=where, expected="0 < top_p <= 1", got=str(top_p)))
     if temperature == 0 and (top_k is not None or top_p is not None):
         warn("top_k and top_p have no effect at temperature 0, which takes the likeliest token.")
 
@@ -239,7 +232,7 @@ def _choose(
 
     warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
     warpers += [TopKLogitsWarper(top_k)] if top_k else []
-    warpers += [TopPLogitsWarper(top_p)] if top_p else []
+    warpers += [TopPLogitsWarper(top_p)] if top_p and top_p < 1 else []
     shares = torch.softmax(warpers(None, logits), dim=-1).cpu()  # type: ignore[arg-type]
     return torch.multinomial(shares, 1, generator=generator)[:, 0]
 

@@ -60,7 +60,7 @@ def encode(
     for text, row in zip(texts, rows, strict=True):
         if not text or not row:
             raise InputError(explain(where=where, expected="texts with at least a token", got="''"))
-        _check_length(len(row), limit, where)
+        check_length(len(row), limit, where)
     return pad(rows, side=side, value=tokenizer.pad_token_id or 0)
 
 
@@ -79,22 +79,37 @@ def pad(
 
 
 def encode_chats(
-    tokenizer: Any, chats: Sequence[Sequence[Mapping[str, str]]], *, limit: int | None, where: str
-) -> tuple[list[list[int]], list[list[int]], tuple[str, ...]]:
-    """Ids of chats by the model's own template, and the role of each token as an index.
+    tokenizer: Any,
+    chats: Sequence[Sequence[Mapping[str, str]]],
+    *,
+    limit: int | None,
+    where: str,
+    answer: bool = False,
+) -> tuple[list[list[int]], list[list[int]] | None, tuple[str, ...]]:
+    """Ids of chats by the model's own template, the role of each token as an index, the roles.
 
-    A message's span is what the template adds for it, its markers included.
+    A message's span is what the template adds for it, its markers included. With `answer` the
+    template's marker for an answer follows, as the assistant's. The spans are None where the
+    template writes earlier messages anew when later ones follow.
+
+    Raises:
+        InputError: no template, or one that refuses the chat.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         raise InputError(explain(where=where, expected="a chat template, for messages", got="none"))
-    roles = tuple(dict.fromkeys(message["role"] for chat in chats for message in chat))
-    rows, spans = [], []
-    for chat in chats:
-        row, span = _chat(tokenizer, chat, roles, where)
-        _check_length(len(row), limit, where)
-        rows.append(row)
-        spans.append(span)
-    return rows, spans, roles
+    named = [message.get("role") for chat in chats for message in chat]
+    if not all(isinstance(role, str) for role in named):
+        expected = "messages such as {'role': 'user', 'content': 'Hi'}"
+        raise InputError(explain(where=where, expected=expected, got="one without a role"))
+    roles: tuple[Any, ...] = tuple(dict.fromkeys([*named, *(["assistant"] if answer else [])]))
+    rows = [_templated(tokenizer, chat, where, answer) for chat in chats]
+    for row in rows:
+        check_length(len(row), limit, where)
+    spans = [
+        _spans(tokenizer, chat, row, roles, where) for chat, row in zip(chats, rows, strict=True)
+    ]
+    known = [span for span in spans if span is not None]
+    return rows, known if len(known) == len(rows) else None, roles
 
 
 def positions_of(mask: Bool[Tensor, "batch position"]) -> Int[Tensor, "batch position"]:
@@ -117,8 +132,16 @@ def token_call(
     if "attention_mask" in takes:
         call["attention_mask"] = mask.long().to(device)
     if "position_ids" in takes:
-        call["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :].to(device)
+        positions = positions_of(mask)[:, -tokens.shape[1] :] + first_position(module)
+        call["position_ids"] = positions.to(device)
     return call
+
+
+def first_position(module: nn.Module) -> int:
+    """The position id of a row's first token: 0, but after the padding's in RoBERTa's kin."""
+    embeddings = getattr(getattr(module, "base_model", module), "embeddings", None)
+    own = hasattr(embeddings, "create_position_ids_from_input_ids")
+    return int(embeddings.padding_idx) + 1 if own else 0  # type: ignore[union-attr, arg-type]
 
 
 def arguments(module: nn.Module) -> frozenset[str]:
@@ -147,10 +170,11 @@ def check_tokens(tokens: Tensor, vocabulary: int | None, limit: int | None, wher
     if vocabulary is not None and (low < 0 or high >= vocabulary):
         got = str(low if low < 0 else high)
         raise InputError(explain(where=where, expected=f"ids from 0 to {vocabulary - 1}", got=got))
-    _check_length(tokens.shape[1], limit, where)
+    check_length(tokens.shape[1], limit, where)
 
 
-def _check_length(length: int, limit: int | None, where: str) -> None:
+def check_length(length: int, limit: int | None, where: str) -> None:
+    """Fails on more tokens than the model's context holds."""
     if limit is not None and length > limit:
         raise InputError(
             explain(
@@ -161,25 +185,36 @@ def _check_length(length: int, limit: int | None, where: str) -> None:
         )
 
 
-def _chat(
-    tokenizer: Any, chat: Sequence[Mapping[str, str]], roles: tuple[str, ...], where: str
-) -> tuple[list[int], list[int]]:
-    ids = _templated(tokenizer, chat)
+def _spans(
+    tokenizer: Any,
+    chat: Sequence[Mapping[str, str]],
+    row: list[int],
+    roles: tuple[str, ...],
+    where: str,
+) -> list[int] | None:
+    """The role of each token of a chat's `row`; what follows the last message is an answer."""
     span: list[int] = []
     for count in range(1, len(chat) + 1):
-        prefix = _templated(tokenizer, chat[:count])
-        if ids[: len(prefix)] != prefix:
-            raise InputError(
-                explain(
-                    where=where,
-                    expected="a chat template that only appends",
-                    got="one that changes earlier messages",
-                )
-            )
+        try:
+            prefix = _templated(tokenizer, chat[:count], where)
+        except InputError:  # some templates refuse a chat that ends with this message
+            return None
+        if row[: len(prefix)] != prefix:
+            return None
         span += [roles.index(chat[count - 1]["role"])] * (len(prefix) - len(span))
-    return ids, span
+    rest = len(row) - len(span)
+    return span + [roles.index("assistant")] * rest if rest else span
 
 
-def _templated(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> list[int]:
-    text = tokenizer.apply_chat_template(list(chat), tokenize=False)
+def _templated(
+    tokenizer: Any, chat: Sequence[Mapping[str, str]], where: str, answer: bool = False
+) -> list[int]:
+    from jinja2 import TemplateError
+
+    render = tokenizer.apply_chat_template
+    try:
+        text = render(list(chat), tokenize=False, add_generation_prompt=answer)
+    except TemplateError as error:
+        expected = "messages that the model's chat template takes"
+        raise InputError(explain(where=where, expected=expected, got=str(error))) from error
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -23,10 +23,12 @@ from jackfield.model.inputs import (
     Inputs,
     Side,
     arguments,
+    check_length,
     check_tokens,
     context_limit,
     encode,
     encode_chats,
+    first_position,
     pad,
     positions_of,
     token_call,
@@ -80,9 +82,14 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go: the device of the first parameter."""
+        """Where inputs go: the device of the first parameter.
+
+        If accelerate brings the weights only when they are used, it is the device they come to.
+        """
         first = next(self.module.parameters(), None)
-        return first.device if first is not None else torch.device("cpu")
+        if first is None:
+            return torch.device("cpu")
+        return _brought_to(self.module) if first.device.type == "meta" else first.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -148,11 +155,26 @@ class Model:
     @property
     def context(self) -> int | None:
         """The longest input in tokens, None where there is no bound."""
-        return context_limit(self.config)
+        limit = context_limit(self.config)
+        return None if limit is None else limit - first_position(self.module)
 
     @cached_property
     def sinks(self) -> tuple[int, ...]:
-        """Positions whose residual norm is over ten times the median on a calibration text."""
+        """Positions whose residual norm is over ten times the median on a calibration text.
+
+        Raises:
+            BusyError: asked for the first time while the model is edited: they are those of the
+                model as it is.
+        """
+        if self.module in _claims:
+            raise BusyError(
+                explain(
+                    where=f"{self.name}.sinks",
+                    expected="to be found before the model is edited",
+                    got="a model in use",
+                    hint="Say model.sinks before the block.",
+                )
+            )
         return sinks.profile(self)
 
     def sinks_for(self, edits: Sequence[Edit]) -> tuple[int, ...]:
@@ -221,7 +243,8 @@ class Model:
         last = f"layers.{self.n_layers - 1}.resid_post"
         tokens = torch.zeros(rows.shape[:2], dtype=torch.long)
         call = Inputs(token_call(self.module, tokens, torch.ones_like(tokens).bool(), self.device))
-        call.call["position_ids"] = torch.zeros_like(call.call["input_ids"])
+        if "position_ids" in call.call:  # any number of rows is within the context
+            call.call["position_ids"] = torch.zeros_like(call.call["position_ids"])
         run = execute(
             self, call, sites=(), edits=(), grad=torch.is_grad_enabled() and x.requires_grad,
             logits=True, start={last: rows}, past=None, lengths=None,
@@ -305,7 +328,9 @@ class Model:
         compiled = [
             name
             for name, part in self.module.named_modules()
-            if part.__dict__.get("_compiled_call_impl") is not None or "_orig_mod" in part._modules
+            if part.__dict__.get("_compiled_call_impl") is not None
+            or "_orig_mod" in part._modules
+            or hasattr(part.__dict__.get("forward"), "_torchdynamo_orig_callable")
         ]
         if compiled:
             raise ModelError(
@@ -342,9 +367,15 @@ class Model:
         return [self.tokenizer.decode([int(each)]) for each in ids]
 
     def inputs(
-        self, given: Any, *, padding: Side = "right", past: Any = None, cache: bool = False
+        self,
+        given: Any,
+        *,
+        padding: Side = "right",
+        past: Any = None,
+        cache: bool = False,
+        answer: bool = False,
     ) -> Inputs:
-        """What `run` makes of its `inputs` argument.
+        """What `run` makes of its `inputs` argument; with `answer`, chats end where one begins.
 
         Raises:
             InputError: it cannot be run.
@@ -360,7 +391,7 @@ class Model:
             )
             return self._tokens(tokens, mask, past, cache)
         if _is_chats(given):
-            return self._chats(given, padding, past, cache)
+            return self._chats(given, padding, past, cache, answer)
         if (
             isinstance(given, Tensor)
             and not given.is_floating_point()
@@ -381,13 +412,15 @@ class Model:
             )
         )
 
-    def _chats(self, chats: Any, padding: Side, past: Any, cache: bool) -> Inputs:
+    def _chats(self, chats: Any, padding: Side, past: Any, cache: bool, answer: bool) -> Inputs:
         rows, spans, roles = encode_chats(
-            self.tokenizer, chats, limit=self.context, where=f"{self.name}.run"
+            self.tokenizer, chats, limit=self.context, where=f"{self.name}.run", answer=answer
         )
         tokens, mask = pad(rows, side=padding, value=self.tokenizer.pad_token_id or 0)
-        placed, _ = pad(spans, side=padding, value=-1)
-        return self._tokens(tokens, mask, past, cache, placed.to(self.device), roles)
+        placed = None
+        if spans is not None:
+            placed = pad(spans, side=padding, value=-1)[0].to(self.device)
+        return self._tokens(tokens, mask, past, cache, placed, roles)
 
     def _tokens(
         self,
@@ -399,13 +432,16 @@ class Model:
         roles: tuple[str, ...] = (),
     ) -> Inputs:
         tokens, mask = tokens.to(self.device), mask.to(self.device)
-        whole = mask
-        if past is not None:
-            whole = torch.cat([past_mask(past, mask), mask], dim=1)
+        whole = self._with_past(mask, past)
         call = token_call(self.module, tokens, whole, self.device)
         return Inputs({**call, **self._cache_arguments(past, cache)}, tokens, mask, spans, roles)
 
     def _mapping(self, given: Mapping[str, Any], past: Any, cache: bool) -> Inputs:
+        if given.get("past_key_values") is not None:
+            got = "past_key_values among the inputs"
+            raise InputError(
+                explain(where=f"{self.name}.run", expected="a cache as past=", got=got)
+            )
         call = {
             name: value.to(self.device) if isinstance(value, Tensor) else value
             for name, value in given.items()
@@ -413,14 +449,42 @@ class Model:
         tokens, mask = call.get("input_ids"), call.get("attention_mask")
         if tokens is not None:
             check_tokens(tokens, getattr(self.config, "vocab_size", None), self.context, self.name)
-            real = mask.bool() if mask is not None else torch.ones_like(tokens, dtype=torch.bool)
-            takes = arguments(self.module)
-            if "attention_mask" in takes:
-                call.setdefault("attention_mask", real.long())
-            if "position_ids" in takes:
-                call.setdefault("position_ids", positions_of(real)[:, -tokens.shape[1] :])
-            mask = real[:, -tokens.shape[1] :]
-        return Inputs({**call, **self._cache_arguments(past, cache)}, tokens, mask)
+        placed = tokens if tokens is not None else call.get("inputs_embeds")
+        caching = self._cache_arguments(past, cache)
+        if placed is None or (mask is not None and mask.dim() != 2):
+            return Inputs({**call, **caching}, tokens)
+        count = placed.shape[1]
+        real = torch.ones_like(placed[..., 0] if tokens is None else tokens, dtype=torch.bool)
+        real = real if mask is None else mask.bool()
+        whole = self._with_past(real, past) if real.shape[1] == count else real
+        takes = arguments(self.module)
+        if "attention_mask" in takes:
+            call["attention_mask"] = whole.long()
+        if "position_ids" in takes:
+            positions = positions_of(whole)[:, -count:] + first_position(self.module)
+            call.setdefault("position_ids", positions)
+        return Inputs({**call, **caching}, tokens, whole[:, -count:])
+
+    def _with_past(self, mask: Tensor, past: Any) -> Tensor:
+        """`mask` behind that of the cached places.
+
+        Raises:
+            InputError: the cache is of another batch, or both are longer than the context.
+        """
+        if past is None:
+            return mask
+        held = getattr(past, "jackfield_mask", None)  # as the run that made the cache noted
+        if held is None:
+            held = mask.new_ones(len(mask), past.get_seq_length())
+        held = held[:, : past.get_seq_length()].to(mask.device)
+        if len(held) != len(mask):
+            expected = f"a cache of {len(mask)} rows, as the input has"
+            raise InputError(
+                explain(where=f"{self.name}, past", expected=expected, got=f"{len(held)}")
+            )
+        whole = torch.cat([held, mask], dim=1)
+        check_length(int(whole.sum(-1).max()), self.context, f"{self.name}, past and input")
+        return whole
 
     def _cache_arguments(self, past: Any, cache: bool) -> dict[str, Any]:
         if "use_cache" not in arguments(self.module):
@@ -437,12 +501,13 @@ class Model:
         return f"Model {self.name} ({family}{layers}, {size / 1e6:.1f} M parameters, {kind})"
 
 
-def past_mask(past: Any, mask: Tensor) -> Tensor:
-    """[batch, so far] which cached places hold real tokens, as the run that made it noted."""
-    noted = getattr(past, "jackfield_mask", None)
-    if noted is not None:
-        return noted
-    return torch.ones(mask.shape[0], past.get_seq_length(), dtype=torch.bool, device=mask.device)
+def _brought_to(module: nn.Module) -> torch.device:
+    """The first device that accelerate's hooks bring weights to."""
+    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())
+    each = (one for hook in hooks for one in getattr(hook, "hooks", (hook,)))
+    places = (getattr(one, "execution_device", None) for one in each)
+    found = next((place for place in places if place is not None), None)
+    return torch.device("meta" if found is None else found)
 
 
 def _is_chats(given: Any) -> bool:

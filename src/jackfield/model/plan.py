@@ -14,7 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from jackfield.core.errors import EditError, SiteError, did_you_mean, explain
+from jackfield.core.sites import parse
+from jackfield.core.where import Coordinates
 from jackfield.edits import Context, Edit, apply_edit
+from jackfield.edits.base import version_of
 from jackfield.model.attention import (
     Call,
     check_rebuilt,
@@ -62,6 +65,9 @@ class Plan:
     ) -> None:
         self._module, self._table, self._d_head, self._heads = module, table, d_head, heads
         self._cloned = cloned
+        if isinstance(edits, Edit):
+            expected, got = "a list of edits", f"one {type(edits).__name__}"
+            raise EditError(explain(where="edits", expected=expected, got=got))
         self.edits = tuple(edits)
         self.reads = tuple(table.select(list(reads))) if reads else ()
         self._steps: dict[Point, list[Step]] = defaultdict(list)
@@ -70,7 +76,8 @@ class Plan:
         helpers = [name for edit in edits for name in table.select(list(edit.reads))]
         for name in dict.fromkeys([*self.reads, *helpers]):
             site = table[name]
-            self._steps[site.point].append(Step(site, None, len(edits)))
+            # resid_mid is edited elsewhere; where it is read, mlp_in may be edited: read it first.
+            self._steps[site.point].append(Step(site, None, -1 if site.via else len(edits)))
         for steps in self._steps.values():
             steps.sort(key=lambda step: step.order)
 
@@ -118,6 +125,12 @@ class Plan:
         return "\n".join(lines)
 
     @property
+    def touched(self) -> list[str]:
+        """The sites that are read, edited, or read by an edit."""
+        edited = [name for e in self.edits for name in self._table.select([*e.sites, *e.reads])]
+        return list(dict.fromkeys([*self.reads, *edited]))
+
+    @property
     def notes(self) -> list[str]:
         """What the user should know of the sites in this plan."""
         edited = [s.site for steps in self._steps.values() for s in steps if s.edit]
@@ -126,7 +139,7 @@ class Plan:
     @contextmanager
     def installed(self, session: Session, *, stop: bool = False) -> Iterator[None]:
         """Puts the hooks in place for the block; with `stop`, the forward ends at the last read."""
-        session.remaining = len(self.reads) if stop and self._may_stop() else -1
+        session.awaited = set(self.reads) if stop and self._may_stop() else set()
         taps: dict[str, dict[str, list[Step]]] = defaultdict(dict)
         with ExitStack() as stack:
             begin = self._module.register_forward_pre_hook(
@@ -171,7 +184,7 @@ class Plan:
     def _hook(self, point: Point, steps: list[Step], session: Session) -> Any:
         module = _submodule(self._module, point.path)
         if point.side == "in":
-            run = self._runner(module, steps, session)
+            run = self._runner(module, steps, session, alias=session.keep_graph)
             return module.register_forward_pre_hook(_on_input(run), with_kwargs=True)
         if len(steps) == 1 and steps[0].edit is None and self._plain(steps[0].site, session):
             return module.register_forward_hook(_read_output(steps[0].site.name, session))
@@ -188,16 +201,22 @@ class Plan:
         return whole and not session.keep_graph and site.name not in self._cloned
 
     def _runner(
-        self, module: nn.Module, steps: list[Step], session: Session
+        self, module: nn.Module, steps: list[Step], session: Session, alias: bool = False
     ) -> Callable[[Any], Any]:
-        """All steps of one place, as a function of the raw value."""
+        """All steps of one place, as a function of the raw value.
 
+        With `alias` the module gets a tensor of its own in the graph: what it is given may feed
+        others too (a residual), which are no part of the site's gradient. resid_mid is all of it.
+        """
         fragile = any(self._fragile(step.site) for step in steps)
 
         def run(raw: Any) -> Any:
             frame = Frame(module, self._d_head, session.shape, self._heads)
             raw = _copied(raw) if fragile else raw
+            shared = alias
             for step in steps:
+                if shared and not step.site.via:
+                    raw, shared = raw.view_as(raw), False
                 if step.edit is None:
                     self._read(step.site, raw, frame, session)
                 elif step.site.via:
@@ -217,7 +236,8 @@ class Plan:
         assert step.site.view.put is not None
         session.fired[f"edit {step.site.name}"] += 1
         x = step.site.view.get(raw, frame)
-        new = apply_edit(step.edit, x, self._context(step, session))
+        at = session.last(x.shape[1]) if step.site.role == "logits" else session.at
+        new = apply_edit(step.edit, x, self._context(step, session, at))
         return raw if new is x else step.site.view.put(raw, new, frame)
 
     def _edit_via(self, step: Step, raw: Any, frame: Frame, session: Session) -> Any:
@@ -227,9 +247,8 @@ class Plan:
         added = first(raw)
         before = session.values[f"(held) layers.{step.site.layer}.resid_pre"]
         middle = before + added
-        new = apply_edit(
-            step.edit, self._seen(step.site, middle, frame), self._context(step, session)
-        )
+        context = self._context(step, session, session.at)
+        new = apply_edit(step.edit, self._seen(step.site, middle, frame), context)
         whole = self._put_seen(step.site, middle, new, frame)
         return with_first(raw, added + (whole - middle))
 
@@ -246,20 +265,28 @@ class Plan:
 
     def _record(self, site: Site, x: Tensor, raw: Any, session: Session) -> None:
         session.values[site.name] = x
-        session.versions[site.name] = x._version
+        session.versions[site.name] = version_of(x)
         if session.keep_graph:
-            session.raws[site.name] = raw
+            session.raws[site.name] = raw.logits if _has_logits(site, raw) else raw
         _count(site.name, session)
 
-    def _context(self, step: Step, session: Session, keys: int | None = None) -> Context:
+    def _context(self, step: Step, session: Session, at: Coordinates | None) -> Context:
         assert step.edit is not None
-        at = session.at if keys is None else session.keys(keys)
+        if session.past and "position" in dict(parse(step.site.name).selection):
+            raise EditError(
+                explain(
+                    where=f"{step.site.name}, {type(step.edit).__name__}",
+                    expected="a call of the whole text, in which the selection counts positions",
+                    got="one with a cache before it",
+                    hint="Say where=... instead.",
+                )
+            )
         state = session.state_of((id(step.edit), step.site.name))
 
         def read(name: str) -> Tensor:
             wanted = self._table.select(name)
             if len(wanted) == 1 and wanted[0] in session.values and name in step.edit.reads:  # type: ignore[union-attr]
-                return session.values[wanted[0]]
+                return session.values[wanted[0]].clone()  # its own: an edit may write into it
             raise EditError(
                 explain(
                     where=f"{step.site.name}, {type(step.edit).__name__}",
@@ -314,9 +341,9 @@ class Plan:
         for step in steps:
             if step.edit is not None:
                 session.fired[f"edit {step.site.name}"] += 1
-                keys = raw.shape[2] if in_keys else None
+                at = session.keys(raw.shape[2]) if in_keys else session.at
                 x = step.site.view.get(raw, frame)
-                new = apply_edit(step.edit, x, self._context(step, session, keys))
+                new = apply_edit(step.edit, x, self._context(step, session, at))
                 assert step.site.view.put is not None
                 raw = raw if new is x else step.site.view.put(raw, new, frame)
             elif in_keys and session.shape is not None:
@@ -341,9 +368,9 @@ def _submodule(module: nn.Module, path: str) -> nn.Module:
 
 def _count(name: str, session: Session) -> None:
     session.fired[name] += 1
-    if session.remaining > 0 and not name.startswith("(held)"):
-        session.remaining -= 1
-        if session.remaining == 0:
+    if name in session.awaited:
+        session.awaited.remove(name)
+        if not session.awaited:
             raise Stop
 
 
@@ -354,7 +381,7 @@ def _read_output(name: str, session: Session) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         x = output if isinstance(output, Tensor) else output[0]
         values[name] = x
-        versions[name] = x._version
+        versions[name] = version_of(x)
         _count(name, session)
 
     return hook
@@ -380,6 +407,11 @@ def _on_input(run: Callable[[Any], Any]) -> Callable[..., Any]:
         return None if new is kwargs[name] else (args, {**kwargs, name: new})
 
     return hook
+
+
+def _has_logits(site: Site, raw: Any) -> bool:
+    """Whether `raw` is a model's output, whose first field may be a loss."""
+    return site.role == "logits" and hasattr(raw, "logits")
 
 
 def _real(session: Session) -> Tensor | None:

@@ -67,7 +67,7 @@ _MIXTURE = {
     "router_topk": "mlp.gate:out router_choice = choice(router)",
 }
 # In a mixture the experts are fused, so that mlp_pre and mlp_post exist in its plain blocks only.
-_SPARSE = {**_MIXTURE, "mlp_out": "mlp:out = mlp(mlp_in)"}
+_SPARSE = {**_MIXTURE, "mlp_out": "mlp:out = mlp.down_proj(mlp_post) | mlp(mlp_in)"}
 _GPT_OSS = {
     **{role: line for role, line in _LLAMA.items() if role not in ("mlp_pre", "mlp_post")},
     "router": "mlp.router:out router_late = mlp.router(mlp_in)",

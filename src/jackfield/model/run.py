@@ -8,21 +8,23 @@ the last site that was asked for. With `start` it begins in the middle: earlier 
 input through, so masks, rotary tables and device moves still come from the model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from jackfield.core.errors import InputError, SiteError, did_you_mean, explain
-from jackfield.core.sites import expand, parse
+from jackfield.core.errors import InputError, ModelError, SiteError, did_you_mean, explain
+from jackfield.core.sites import parse
 from jackfield.edits import Edit
+from jackfield.edits.base import version_of
+from jackfield.model.contexts import recomputes
 from jackfield.model.generation import copied
 from jackfield.model.inputs import Inputs
 from jackfield.model.plan import Plan, Stop
 from jackfield.model.session import Session
-from jackfield.model.sites import SiteTable
+from jackfield.model.sites import Site
 from jackfield.model.views import Frame, first, with_first
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class Run:
         self._owner, self._session, self._plan = owner, session, plan
         self.tokens, self.mask, self.output = inputs.tokens, inputs.mask, output
         self.past = getattr(output, "past_key_values", None)
+        if self.past is not None:
+            self.past.jackfield_mask = session.real  # which of its places are padding
         self.notes = plan.notes
 
     @property
@@ -88,9 +92,11 @@ class Run:
         )
 
     def __contains__(self, name: str) -> bool:
-        return name in self._owner.sites and all(
-            site in self._session.values for site in self._owner.sites.select(name)
-        )
+        return name in self._owner.sites and all(map(self._has, self._owner.sites.select(name)))
+
+    def _has(self, name: str) -> bool:
+        """Whether a concrete site was read, as it is or as a part of what was read."""
+        return name in self.sites or parse(name).name in self.sites
 
     def stack(self, pattern: str) -> Tensor:
         """The sites of a pattern as one tensor, [layer, batch, position, ...].
@@ -98,13 +104,10 @@ class Run:
         Raises:
             SiteError: none of them was read, or their shapes differ.
         """
-        names = expand(parse(pattern), self.sites)
+        names = [name for name in self._owner.sites.select(pattern) if self._has(name)]
         if not names:
-            raise SiteError(
-                explain(
-                    where="run.stack", expected=f"sites like {pattern}", got=", ".join(self.sites)
-                )
-            )
+            got = ", ".join(self.sites) or "no site"
+            raise SiteError(explain(where="run.stack", expected=f"sites like {pattern}", got=got))
         values = [self[name] for name in names]
         if len({value.shape for value in values}) > 1:
             shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in zip(names, values, strict=True))
@@ -137,10 +140,9 @@ class Run:
         site = self._owner.sites[name]
         owner = self._owner
         frame = Frame(None, owner.d_head, self._session.shape, owner.n_heads)
-        seen = site.view.get(with_first(self._session.raws[name], gradient), frame)
         if site.role in ("k", "v") and self._session.shape is not None:
-            return seen[:, self._session.this_pass(seen.shape[1])]
-        return seen
+            gradient = gradient[:, :, self._session.this_pass(gradient.shape[2])]
+        return site.view.get(with_first(self._session.raws[name], gradient), frame)
 
     def __repr__(self) -> str:
         batch = list(self.tokens.shape) if self.tokens is not None else "?"
@@ -170,12 +172,14 @@ def execute(
         sinks=owner.sinks_for(edits), lengths=lengths, spans=inputs.spans, roles=inputs.roles
     )
     session.keep_graph = grad
+    _refuse_unsafe(owner, inputs, edited_graph=grad and bool(edits), started=bool(start))
     output = None
     with ExitStack() as stack:
         stack.enter_context(owner.claimed())
+        stack.enter_context(torch.inference_mode(False))  # in it, changes in place go unseen
         stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
         stack.enter_context(plan.installed(session, stop=not logits))
-        stack.enter_context(_started(owner, start) if start else nullcontext())
+        stack.enter_context(_started(owner, plan, start, grad) if start else nullcontext())
         if grad and not start:  # with a start, the given value begins the graph
             inputs = _differentiable(owner, inputs, stack)
         with suppress(Stop):
@@ -185,7 +189,7 @@ def execute(
     _check_fired(owner, plan, session, stopped=output is None)
     changed = _changed_in_place(session)
     if changed:
-        owner.must_clone(changed)
+        owner.must_clone(changed)  # and once more, with copies
         if past is not None:  # the first try has made this copy of it longer
             inputs.call["past_key_values"] = copied(past)
         return execute(
@@ -196,40 +200,73 @@ def execute(
 
 
 @contextmanager
-def _started(owner: "Model", start: Mapping[str, Tensor]) -> Iterator[None]:
-    """Blocks below the start hand their input on; the first one after it is given the value."""
+def _started(owner: "Model", plan: Plan, start: Mapping[str, Tensor], grad: bool) -> Iterator[None]:
+    """Blocks before the start hand their input on; at the start stands the given value."""
     (name, value), *rest = start.items()
-    layer = _start_layer(owner.sites, name, bool(rest), owner)
-    blocks = owner.blocks
+    site = start_site(owner, name if not rest else ", ".join(start))
+    _refuse_earlier(owner, plan, site)
+    layer = site.layer or 0
+    give = _giver(owner, value, grad)
     with ExitStack() as stack:
         for index in range(layer):
-            stack.enter_context(_passing_through(blocks[index], owner.block_returns_tuple))
-        # After the last block there is no block to give the value to: the last one hands it on.
-        first = blocks[min(layer, len(blocks) - 1)]
-        given = first.register_forward_pre_hook(
-            _given(value, owner), with_kwargs=True, prepend=True
-        )
-        stack.callback(given.remove)
+            stack.enter_context(_answering(owner, owner.blocks[index], lambda hidden: hidden))
+        if site.role == "resid_post":
+            stack.enter_context(_answering(owner, owner.blocks[layer], give))
+        else:
+            hook = _on_hidden(give)
+            first = owner.blocks[layer].register_forward_pre_hook(
+                hook, with_kwargs=True, prepend=True
+            )
+            stack.callback(first.remove)
         yield
 
 
-def _start_layer(sites: SiteTable, name: str, several: bool, owner: "Model") -> int:
-    """The first block that runs."""
-    site = sites[name]
-    if several or site.role not in ("embed", "resid_pre", "resid_post"):
+def start_site(owner: "Model", name: str) -> Site:
+    """The site at which a forward may begin.
+
+    Raises:
+        SiteError: it is unknown or of another kind.
+    """
+    site = owner.sites[name]
+    if site.role not in ("embed", "resid_pre", "resid_post") or "[" in site.name:
+        expected = "one of embed, layers.ℓ.resid_pre, layers.ℓ.resid_post"
+        raise SiteError(explain(where=f"{owner.name}, start", expected=expected, got=name))
+    return site
+
+
+def _refuse_earlier(owner: "Model", plan: Plan, start: Site) -> None:
+    """Sites before the start hold nothing of the given value's past: none of them counts."""
+    order = {name: index for index, name in enumerate(owner.sites.names())}
+    path = owner.sites.base + owner.family.blocks  # type: ignore[union-attr]
+    layer = start.layer or 0
+    skipped = [f"{path}.{index}" for index in range(layer)]
+    if start.role == "resid_post":
+        skipped.append(f"{path}.{layer}")
+
+    def earlier(name: str) -> bool:
+        address = parse(name)
+        if not address.is_raw:
+            return order[address.name] < order[start.name]
+        module = address.name.rpartition(":")[0]
+        held = address.name == f"{path}.{layer}:out"  # the start itself
+        return not held and any(module == each or module.startswith(each + ".") for each in skipped)
+
+    found = [name for name in plan.touched if earlier(name)]
+    if found:
         raise SiteError(
             explain(
                 where=f"{owner.name}, start",
-                expected="one of embed, layers.ℓ.resid_pre, layers.ℓ.resid_post",
-                got="several" if several else name,
+                expected=f"sites from {start.name} on",
+                got=", ".join(found),
+                hint="What lies before the start is not computed.",
             )
         )
-    return (site.layer or 0) + (site.role == "resid_post")
 
 
-def _given(value: Tensor, owner: "Model") -> Any:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        old = args[0] if args else kwargs["hidden_states"]
+def _giver(owner: "Model", value: Tensor, grad: bool) -> Callable[[Tensor], Tensor]:
+    """Gives `value` in the place of a hidden state; with `grad` it begins the graph."""
+
+    def give(old: Tensor) -> Tensor:
         if value.shape != old.shape:
             raise InputError(
                 explain(
@@ -239,19 +276,32 @@ def _given(value: Tensor, owner: "Model") -> Any:
                 )
             )
         new = value.to(device=old.device, dtype=old.dtype)
-        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+        return new + torch.zeros_like(new[:1, :1, :1]).requires_grad_() if grad else new
+
+    return give
+
+
+def _on_hidden(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    """A pre-hook of a block."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
     return hook
 
 
 @contextmanager
-def _passing_through(block: nn.Module, returns_tuple: bool) -> Iterator[None]:
-    """Replaces one block's forward by the identity, and puts it back as it was."""
+def _answering(
+    owner: "Model", block: nn.Module, answer: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """One block's forward becomes `answer` of its input; afterwards it is as it was."""
     own = block.__dict__.get("forward")
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden, None) if returns_tuple else hidden
+        hidden = answer(args[0] if args else kwargs["hidden_states"])
+        return (hidden, None) if owner.block_returns_tuple else hidden
 
     block.forward = forward
     try:
@@ -314,9 +364,30 @@ def _check_fired(owner: "Model", plan: Plan, session: Session, *, stopped: bool)
         )
 
 
+def _refuse_unsafe(owner: "Model", inputs: Inputs, *, edited_graph: bool, started: bool) -> None:
+    """Fails closed on what would go wrong silently after this forward."""
+    if edited_graph and recomputes(owner.module):
+        raise ModelError(
+            explain(
+                where=f"{owner.name}.run",
+                expected="no gradient checkpointing: the backward would run blocks without edits",
+                got="a model that checkpoints",
+                hint="Run the backward inside model.editing(edits), or switch it off.",
+            )
+        )
+    if started and inputs.call.get("use_cache"):
+        raise InputError(
+            explain(
+                where=f"{owner.name}, start",
+                expected="a run without a cache: skipped blocks would leave theirs empty",
+                got="past or cache=True",
+            )
+        )
+
+
 def _changed_in_place(session: Session) -> set[str]:
     values, versions = session.values, session.versions
-    return {name for name in versions if values[name]._version != versions[name]}
+    return {name for name in versions if version_of(values[name]) != versions[name]}
 
 
 def _tensor(raw: Any) -> Tensor:

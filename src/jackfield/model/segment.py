@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from jackfield.core.errors import SiteError, explain
+from jackfield.core.sites import parse
 from jackfield.edits import Edit
-from jackfield.model.run import execute
+from jackfield.model.run import execute, start_site
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
@@ -31,7 +32,7 @@ class Segment:
         point: the value at `start` in an ordinary run.
 
     Raises:
-        SiteError: `stop` comes before `start`.
+        SiteError: `stop` comes before `start`, or `start` is another kind of site.
     """
 
     def __init__(
@@ -39,16 +40,11 @@ class Segment:
     ) -> None:
         self._model, self.start, self.stop = model, start, stop
         self._inputs, self._edits = model.inputs(inputs), list(edits)
-        order = model.sites.names()
-        first, last = model.sites[start].name, model.sites[stop].name
-        if order.index(first) > order.index(last):
-            raise SiteError(
-                explain(
-                    where=f"{model.name}.segment",
-                    expected=f"a stop after {start}",
-                    got=stop,
-                )
-            )
+        order = {name: index for index, name in enumerate(model.sites.names())}
+        first, last = start_site(model, start).name, parse(model.sites[stop].name).name
+        if last not in order or order[first] > order[last]:
+            expected = f"a named site from {start} on, to stop at"
+            raise SiteError(explain(where=f"{model.name}.segment", expected=expected, got=stop))
 
     @cached_property
     def point(self) -> Float[Tensor, "batch position d_model"]:

@@ -7,11 +7,13 @@ before it, and what it remembered of this sequence.
 import inspect
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from jackfield.core.errors import BusyError, EditError, explain
 from jackfield.core.where import Coordinates
@@ -39,14 +41,16 @@ class Session:
         self.versions: dict[str, int] = {}
         self.fired: Counter[str] = Counter()
         self.states: dict[Any, dict[str, Any]] = {}
-        self.remaining = -1
+        self.awaited: set[str] = set()
         self.keep_graph = False
         self._sinks, self._given_lengths, self._lengths = sinks, lengths, lengths
         self._spans, self._roles = spans, roles
         self._call: Mapping[str, Any] = {}
-        self._past = 0
+        self.past = 0
+        self._first: int | None = None
         self._at: Coordinates | None = None
         self._all: Tensor | None = None
+        self._tokens: Tensor | None = None
         self._thread = threading.get_ident()
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -65,11 +69,32 @@ class Session:
                 )
             )
         self._call = _bound(module, args, kwargs)
-        self._past = _past_length(self._call)
+        self.past = _past_length(self._call)
         self._at = self._all = None
-        if self._past == 0:
+        self._first = self.past if self._first is None else self._first
+        self._note_tokens()
+        if self.past == 0:
             self.states.clear()
             self._lengths = self._given_lengths
+
+    def end(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Forgets the call, so that calls of parts of the model are not taken for it."""
+        self._call, self._at, self._all = {}, None, None
+
+    @contextmanager
+    def repeated(self, noted: dict[str, Any]) -> Iterator[None]:
+        """Puts back what `noted` said for the block, in which a part of that call runs again."""
+        now = self.noted()
+        self.__dict__.update(noted)
+        try:
+            yield
+        finally:
+            self.__dict__.update(now)
+
+    def noted(self) -> dict[str, Any]:
+        """What is known of this call and was read in it so far."""
+        names = ("_call", "_at", "_all", "_lengths", "_tokens", "past")
+        return {"values": dict(self.values), **{name: self.__dict__[name] for name in names}}
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -81,73 +106,112 @@ class Session:
     def at(self) -> Coordinates | None:
         """Coordinates of the tokens of this call; None for a model without tokens."""
         if self._at is None and self.shape is not None:
-            count = self.shape[1]
-            ids = self._call.get("input_ids")
-            every = self._every()
-            spans = (
-                self._spans[:, -every.shape[1] :][:, -count:] if self._spans is not None else None
-            )
-            self._at = self._coordinates(every[:, -count:], ids, spans)
+            self._at = self._from(self.past)
         return self._at
 
-    def keys(self, count: int) -> Coordinates | None:
-        """Coordinates of `count` key slots: all so far, the last (sliding), or a fixed cache."""
-        if self.shape is None:
-            return None
+    @property
+    def real(self) -> Tensor | None:
+        """[batch, so far] True on the tokens so far, False on padding."""
         every = self._every()
-        seen = every.shape[1]
-        if count > seen:  # a static cache: slots beyond what was written are empty
-            empty = every.new_full((every.shape[0], count - seen), -1)
-            return self._coordinates(torch.cat([every, empty], dim=1), None, None)
-        return self._coordinates(every[:, seen - count :], None, None)
+        return None if every is None else every >= 0
+
+    def last(self, count: int) -> Coordinates | None:
+        """Coordinates of the last `count` tokens, those that `logits_to_keep` leaves."""
+        kept = self._call.get("logits_to_keep", 0)
+        return self._from(self._total - count) if isinstance(kept, int) else None
+
+    def keys(self, count: int) -> Coordinates | None:
+        """Coordinates of `count` key slots: all so far, the last (sliding), or a fixed cache.
+
+        In a fixed cache the slots beyond what was written are empty.
+        """
+        return self._from(max(0, self._total - count), empty=max(0, count - self._total))
 
     def this_pass(self, count: int) -> slice:
         """Which of `count` key slots were written by this call."""
         assert self.shape is not None
-        stop = min(count, self._past + self.shape[1])
+        stop = min(count, self.past + self.shape[1])
         return slice(stop - self.shape[1], stop)
 
     def state_of(self, key: Any) -> dict[str, Any]:
         """The memory of one edit at one site, for this sequence."""
         return self.states.setdefault(key, {})
 
-    def _coordinates(
-        self, positions: Tensor, tokens: Tensor | None, spans: Tensor | None
-    ) -> Coordinates:
+    @property
+    def _total(self) -> int:
+        """Places so far, padding included."""
+        return self.past + (self.shape[1] if self.shape else 0)
+
+    def _from(self, begin: int, empty: int = 0) -> Coordinates | None:
+        """Coordinates of the places from `begin` on, and of `empty` slots after them."""
+        every = self._every()
+        if every is None:
+            return None
         assert self._lengths is not None
+
+        def cut(x: Tensor | None, nothing: int) -> Tensor | None:
+            return None if x is None else pad(x[:, begin:], (0, empty), value=nothing)
+
+        positions = cut(every, -1)
+        assert positions is not None
+        tokens, spans = cut(self._tokens, 0), cut(self._all_spans(), -1)
         lengths = self._lengths.to(positions.device)
         return Coordinates(positions, lengths, tokens, self._sinks, spans, self._roles)
 
-    def _every(self) -> Tensor:
-        """[batch, so far] absolute positions of all tokens so far, −1 for padding."""
-        if self._all is None:
-            assert self.shape is not None
-            batch, count = self.shape
-            mask, given = self._call.get("attention_mask"), self._call.get("position_ids")
-            if (
-                mask is None
-                and isinstance(given, Tensor)
-                and given.shape[0] == batch
-                and not self._past
-            ):
-                self._all = given  # packed documents: positions begin anew with each
-            elif isinstance(mask, Tensor) and mask.dim() == 2:
-                mask = mask[:, : self._past + count]
-                self._all = (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, -1)
-            else:
-                device = _token_like(self._call).device  # type: ignore[union-attr]
-                self._all = torch.arange(self._past + count, device=device).expand(batch, -1)
-            if self._lengths is None:
-                self._lengths = self._all.amax(-1) + 1
-            if len(self._lengths) != batch:
-                raise EditError(
-                    explain(
-                        where="edited generation",
-                        expected=f"the {len(self._lengths)} rows that the sequence began with",
-                        got=str(batch),
-                    )
-                )
+    def _all_spans(self) -> Tensor | None:
+        """[batch, so far] roles; what follows the given chat is the answer to it."""
+        if self._spans is None:
+            return None
+        answer = self._roles.index("assistant") if "assistant" in self._roles else -1
+        first = self._first or 0
+        later = self._total - first - self._spans.shape[1]
+        return pad(pad(self._spans, (first, 0), value=-1), (0, later), value=answer)
+
+    def _note_tokens(self) -> None:
+        """Ids of all places so far, None once they are not known."""
+        new = self._call.get("input_ids")
+        if self.past and isinstance(new, Tensor) and self._tokens is not None:
+            new = torch.cat([self._tokens[:, : self.past], new], dim=1)
+        known = isinstance(new, Tensor) and new.shape[1] == self._total
+        self._tokens = new if known else None
+
+    def _every(self) -> Tensor | None:
+        """[batch, so far] absolute positions of all tokens so far, −1 for padding.
+
+        None for a model without tokens, and where a mask of another kind leaves them unknown.
+        """
+        if self._all is None and self.shape is not None:
+            self._all = self._positions()
+            if self._all is not None:
+                self._note_lengths(self._all)
         return self._all
+
+    def _positions(self) -> Tensor | None:
+        assert self.shape is not None
+        batch = self.shape[0]
+        mask, given = self._call.get("attention_mask"), self._call.get("position_ids")
+        if isinstance(mask, Tensor) and mask.dim() == 2:
+            mask = mask[:, : self._total]
+            return (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, -1)
+        if mask is not None:
+            return None
+        if isinstance(given, Tensor) and given.shape[0] == batch and not self.past:
+            return given  # packed documents: positions begin anew with each
+        device = _token_like(self._call).device  # type: ignore[union-attr]
+        return torch.arange(self._total, device=device).expand(batch, -1)
+
+    def _note_lengths(self, every: Tensor) -> None:
+        if self._lengths is None:
+            self._lengths = every.amax(-1) + 1
+        if len(self._lengths) != len(every):
+            raise EditError(
+                explain(
+                    where="prompt lengths",
+                    expected=f"one for each of the {len(every)} rows",
+                    got=str(len(self._lengths)),
+                    hint="The rows of a sequence must stay those that it began with.",
+                )
+            )
 
 
 def _bound(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

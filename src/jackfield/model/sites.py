@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from jackfield.core.errors import SiteError, did_you_mean, explain
+from jackfield.core.errors import EditError, SiteError, did_you_mean, explain
 from jackfield.core.sites import Address, Selection, expand, layer_of, parse
 from jackfield.model.equations import names_in
 from jackfield.model.families import Family
@@ -322,7 +322,18 @@ def _logits_view() -> View:
         return raw.logits if hasattr(raw, "logits") else first(raw)
 
     def put(raw: Any, new: Any, _: Any) -> Any:
-        return type(raw)(**{**raw, "logits": new}) if hasattr(raw, "logits") else with_first(raw, new)
+        if not hasattr(raw, "logits"):
+            return with_first(raw, new)
+        if getattr(raw, "loss", None) is not None:
+            raise EditError(
+                explain(
+                    where="logits",
+                    expected="a call without labels: their loss was computed before the edit",
+                    got="one with a loss",
+                    hint="Compute the loss from the edited logits.",
+                )
+            )
+        return type(raw)(**{**raw, "logits": new})
 
     return View(get, put)
 

@@ -24,13 +24,21 @@ class Axis:
 
     @staticmethod
     def over(values: Iterable[float], *, log: bool = False, zero: bool = False) -> "Axis":
-        """The axis that holds every finite value (every positive one if logarithmic), and 0 if `zero`."""
+        """The axis that holds every value it can, and 0 if `zero`."""
         held = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
         held += [0.0] if zero and not log else []
         low, high = min(held, default=1.0 if log else 0.0), max(held, default=1.0)
         if low == high:
             low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
         return Axis(low, high, log)
+
+    def rounded(self) -> "Axis":
+        """The same axis with its ends moved out to the next ticks (a logarithmic one as it is)."""
+        if self.log:
+            return self
+        step = self._step(4)
+        low, high = math.floor(self.low / step + 1e-9), math.ceil(self.high / step - 1e-9)
+        return Axis(low * step, high * step)
 
     def place(self, value: float) -> float:
         """0 at the low end, 1 at the high end; NaN for what the axis cannot hold."""
@@ -43,11 +51,15 @@ class Axis:
         """Round values within the range, about `count` of them."""
         if self.log:
             return self._log_ticks(count)
-        rough = (self.high - self.low) / count
-        size = 10.0 ** math.floor(math.log10(rough))
-        step = size * next(each for each in (1, 2, 2.5, 5, 10) if each * size >= rough * 0.999)
+        step = self._step(count)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [round(i * step, 12) for i in range(first, last + 1)]
+
+    def _step(self, count: int) -> float:
+        """The round distance of about `count` ticks."""
+        rough = (self.high - self.low) / count
+        size = 10.0 ** math.floor(math.log10(rough))
+        return size * next(each for each in (1, 2, 2.5, 5, 10) if each * size >= rough * 0.999)
 
     def _scaled(self, value: float) -> float:
         return math.log10(value) if self.log else value
@@ -60,14 +72,16 @@ class Axis:
         return within[:: max(1, math.ceil(len(within) / (count + 2)))]
 
 
-def frame(x: Axis, y: Axis, marks: str, *, x_title: str, y_title: str, label: str) -> str:
+def frame(
+    x: Axis, y: Axis, marks: str, *, x_title: str, y_title: str, label: str, height: int = HEIGHT
+) -> str:
     """The chart: grid, ticks and titles around `marks` (trusted SVG)."""
-    rows = "".join(_y_tick(y, tick) for tick in y.ticks(4))
-    columns = "".join(_x_tick(x, tick) for tick in x.ticks(6))
+    rows = "".join(_y_tick(y, tick, height) for tick in y.ticks(4))
+    columns = "".join(_x_tick(x, tick, height) for tick in x.ticks(6))
     return (
         f"<div class=jf-plot><p>{escape(y_title)}</p>"
-        f'<svg role=img aria-label="{escape(label)}" width="100%" height={HEIGHT}>'
-        f'{rows}<line class=jf-axis x2="100%" y1={HEIGHT} y2={HEIGHT} />{columns}{marks}</svg>'
+        f'<svg role=img aria-label="{escape(label)}" width="100%" height={height}>'
+        f'{rows}<line class=jf-axis x2="100%" y1={height} y2={height} />{columns}{marks}</svg>'
         f"<p class=jf-x>{escape(x_title)}</p></div>"
     )
 
@@ -89,9 +103,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.5g}%"
 
 
-def drop(share: float) -> str:
+def drop(share: float, height: int = HEIGHT) -> str:
     """A share of the height, from the bottom, as pixels from the top."""
-    return f"{(1 - share) * HEIGHT:.4g}"
+    return f"{(1 - share) * height:.4g}"
 
 
 def thinned(xs: Sequence[float], ys: Sequence[float], points: int) -> list[tuple[float, float]]:
@@ -113,12 +127,12 @@ def _height(pair: tuple[float, float]) -> float:
     return pair[1]
 
 
-def _y_tick(axis: Axis, tick: float) -> str:
-    top = drop(axis.place(tick))
+def _y_tick(axis: Axis, tick: float, height: int) -> str:
+    top = drop(axis.place(tick), height)
     line = f'<line class=jf-grid x2="100%" y1={top} y2={top} />'
     return f"{line}<text x=-8 y={top} dy=4 text-anchor=end>{escape(short(tick))}</text>"
 
 
-def _x_tick(axis: Axis, tick: float) -> str:
+def _x_tick(axis: Axis, tick: float, height: int) -> str:
     left = percent(axis.place(tick))
-    return f'<text x="{left}" y={HEIGHT + 16} text-anchor=middle>{escape(short(tick))}</text>'
+    return f'<text x="{left}" y={height + 16} text-anchor=middle>{escape(short(tick))}</text>'

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from jackfield.core.errors import InputError, explain
-from jackfield.reports.block import ArrayLike, Drawable, Row, fields_json, plain, put, vector
+from jackfield.reports.block import (
+    ArrayLike,
+    Drawable,
+    Row,
+    as_rows,
+    draw_title,
+    fields_json,
+    plain,
+    put,
+    vector,
+)
 from jackfield.reports.document import captioned
 from jackfield.reports.glyphs import clip, escape, fit, number, visible, width
 from jackfield.reports.palette import SERIES
@@ -14,7 +24,7 @@ from jackfield.reports.palette import SERIES
 _LABEL = 28  # characters of a name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bars(Drawable, kind="bars"):
     """Horizontal bars from zero, positive ones copper to the right, negative ones blue to the left.
 
@@ -89,13 +99,11 @@ class Bars(Drawable, kind="bars"):
     @property
     def table(self) -> list[Row]:
         """A row a bar, with the interval if there are any."""
-        rows: list[Row] = [
-            {self.label_title: label, self.value_title: value}
-            for label, value in zip(self.labels, self.values, strict=True)
-        ]
-        for row, (low, high) in zip(rows, self.intervals, strict=False):
-            row |= {"low": low, "high": high}
-        return rows
+        names, columns = [self.label_title, self.value_title], [self.labels, self.values]
+        if self.intervals:
+            names += ["low", "high"]
+            columns += zip(*self.intervals, strict=True)
+        return as_rows(names, zip(*columns, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """Labels, values, intervals and titles."""
@@ -112,7 +120,8 @@ class Bars(Drawable, kind="bars"):
         names = [clip(visible(label), _LABEL) for label in self.labels[: self.limit]]
         axes.set_yticks(places, labels=names)
         axes.invert_yaxis()
-        axes.set(xlabel=self.value_title, title=self.caption)
+        axes.set(xlabel=self.value_title)
+        draw_title(axes, self.caption)
 
     def _shown(self) -> Sequence[float]:
         shown: Sequence[float] = self.values[: self.limit]

@@ -1,28 +1,33 @@
 """Block: one thing that a report shows, in every form: HTML, plain text, terminal, rows, JSON.
 
-A concrete block is a frozen dataclass that holds plain Python values (tuples of floats, strings),
-so it is data first: `to_json` and `block_from_json` are inverse. A `Drawable` also draws itself with
+A concrete block is a frozen dataclass of plain Python values (tuples of floats, strings), so it is
+data first: `to_json` and `block_from_json` are inverse. A `Drawable` also draws itself with
 matplotlib, which is imported only then.
 """
 
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from textwrap import fill
 from typing import Any, ClassVar
 
 from jackfield.core.errors import ArtifactError, InputError, did_you_mean, explain
 from jackfield.core.extras import need
 from jackfield.reports.document import fragment
+from jackfield.reports.glyphs import clip, printable
+from jackfield.reports.palette import SERIES
 
 Row = dict[str, Any]
-# What blocks take for numbers: nested sequences, a numpy array, or a tensor of any dtype and device.
+# What blocks take for numbers: nested sequences, a numpy array, or a tensor of any dtype.
 ArrayLike = Any
 
 _UNUSUAL = ("NaN", "Infinity", "-Infinity")  # floats that JSON has no literal for
 _MATPLOTLIB_STYLE = {
     "axes.edgecolor": "#8a909c",
     "axes.labelcolor": "#1b2029",
+    "axes.prop_cycle": f"cycler('color', {list(SERIES['light'])})",
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
@@ -69,6 +74,13 @@ class Block(ABC):
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """The block's data as JSON types, with its `kind`."""
+
+    def __repr__(self) -> str:
+        first_line = self.text.partition("\n")[0]
+        return f"<{type(self).__name__}: {clip(first_line, 60)}>"
+
+    def __rich__(self) -> Any:
+        return self.rich
 
     def _repr_html_(self) -> str:
         return fragment(self.html(2))
@@ -122,9 +134,8 @@ def block_from_json(data: Mapping[str, Any]) -> Block:
         ) from error
 
 
-def fields_json(block: Block) -> dict[str, Any]:
+def fields_json(block: Any) -> dict[str, Any]:
     """`to_json` of a block whose fields are plain values and blocks."""
-    assert dataclasses.is_dataclass(block), type(block)
     fields = {each.name: getattr(block, each.name) for each in dataclasses.fields(block)}
     return {"kind": block.kind} | {name: _encoded(value) for name, value in fields.items()}
 
@@ -153,6 +164,19 @@ def matrix(values: ArrayLike, *, where: str) -> tuple[tuple[float, ...], ...]:
     return rows
 
 
+def as_rows(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[Row]:
+    """Rows as dicts; a name that comes again is numbered, so that no column is lost.
+
+    >>> as_rows(["layer", "layer"], [(3, 12)])
+    [{'layer': 3, 'layer 2': 12}]
+    """
+    keys: list[str] = []
+    for name in names:
+        numbered = (f"{name} {number}" for number in count(2))
+        keys.append(name if name not in keys else next(k for k in numbered if k not in keys))
+    return [dict(zip(keys, row, strict=True)) for row in rows]
+
+
 def check_lengths(rows: Sequence[Sequence[Any]], length: int, *, where: str, what: str) -> None:
     """Raises InputError if a row does not hold `length` of `what`."""
     for i, row in enumerate(rows):
@@ -173,6 +197,12 @@ def put(block: Block, **fields: Any) -> None:
     """Sets fields of a frozen block, in its `__post_init__` only."""
     for name, value in fields.items():
         object.__setattr__(block, name, value)
+
+
+def draw_title(axes: Any, caption: str) -> None:
+    """Writes a caption above matplotlib axes, in lines that fit the figure."""
+    across = int(axes.figure.get_size_inches()[0] * 12)  # letters
+    axes.set_title(fill(printable(caption), across))
 
 
 def plain(text: str) -> Any:

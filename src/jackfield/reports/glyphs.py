@@ -1,4 +1,4 @@
-"""How strings and numbers are shown: control characters made visible, HTML escaped, columns aligned.
+"""How strings and numbers are shown: control characters visible, HTML escaped, columns aligned.
 
 Tokens come from a vocabulary, so they hold anything: markup, newlines, half an emoji, a mark that
 turns the writing direction around. What is shown is always harmless and always visible.
@@ -8,6 +8,7 @@ import html
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 _NAMED = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
@@ -138,7 +139,7 @@ def _shares(values: list[float], parts: int) -> list[Sequence[float]]:
     """`values` cut into at most `parts` runs of about the same length."""
     parts = min(parts, len(values))
     cuts = [round(i * len(values) / parts) for i in range(parts + 1)] if parts else []
-    return [values[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [values[a:b] for a, b in pairwise(cuts)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,17 +2,30 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from jackfield.core.errors import InputError, explain
-from jackfield.reports.axes import HEIGHT, Axis, frame, percent
-from jackfield.reports.block import ArrayLike, Drawable, Row, fields_json, plain, put, vector
+from jackfield.reports.axes import Axis, drop, frame, percent
+from jackfield.reports.block import (
+    ArrayLike,
+    Drawable,
+    Row,
+    as_rows,
+    draw_title,
+    fields_json,
+    plain,
+    put,
+    vector,
+)
 from jackfield.reports.document import captioned
 from jackfield.reports.glyphs import escape, number, short, sparkline
 from jackfield.reports.palette import SERIES
 
+_HEIGHT = 130  # pixels of the chart
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Histogram(Drawable, kind="histogram"):
     """Counts of bins.
 
@@ -46,7 +59,7 @@ class Histogram(Drawable, kind="histogram"):
             raise InputError(
                 explain(where="Histogram, edges", expected=expected, got=str(len(edges)))
             )
-        if any(not low < high for low, high in zip(edges, edges[1:], strict=False)):
+        if any(not low < high for low, high in pairwise(edges)):
             raise InputError(
                 explain(where="Histogram, edges", expected="rising values", got=str(edges[:5]))
             )
@@ -79,9 +92,8 @@ class Histogram(Drawable, kind="histogram"):
             return captioned("<p class=jf-more>no values</p>", self.caption)
         x, y = Axis(self.edges[0], self.edges[-1]), self._y_axis()
         bars = "".join(self._bar(i, x, y) for i in range(len(self.counts)))
-        chart = frame(
-            x, y, bars, x_title=self.x_title, y_title=self.y_title, label=self._summary()
-        )
+        titles = {"x_title": self.x_title, "y_title": self.y_title, "label": self._summary()}
+        chart = frame(x, y, bars, height=_HEIGHT, **titles)
         return captioned(chart, self.caption)
 
     @property
@@ -102,7 +114,7 @@ class Histogram(Drawable, kind="histogram"):
     def table(self) -> list[Row]:
         """A row a bin."""
         bins = zip(self.edges, self.edges[1:], self.counts, strict=False)
-        return [{"from": low, "to": high, self.y_title: count} for low, high, count in bins]
+        return as_rows(("from", "to", self.y_title), bins)
 
     def to_json(self) -> dict[str, Any]:
         """Counts, edges and titles."""
@@ -111,12 +123,13 @@ class Histogram(Drawable, kind="histogram"):
     def draw(self, axes: Any) -> None:
         """Steps, filled."""
         axes.stairs(self.counts, self.edges, fill=True, color=SERIES["light"][0])
-        axes.set(xlabel=self.x_title, ylabel=self.y_title, title=self.caption)
+        axes.set(xlabel=self.x_title, ylabel=self.y_title)
+        draw_title(axes, self.caption)
         axes.set_yscale("log" if self.log_y else "linear")
 
     def _y_axis(self) -> Axis:
         if not self.log_y:
-            return Axis.over(self.counts, zero=True)
+            return Axis.over(self.counts, zero=True).rounded()
         held = [count for count in self.counts if count > 0]
         return Axis(min(held, default=1.0) / 2, max(held, default=1.0) * 1.1, log=True)
 
@@ -130,10 +143,9 @@ class Histogram(Drawable, kind="histogram"):
         left, right = x.place(self.edges[i]), x.place(self.edges[i + 1])
         low, high = number(self.edges[i]), number(self.edges[i + 1])
         tip = escape(f"{low} to {high}: {number(self.counts[i])} {self.y_title}")
-        top = (1 - height) * HEIGHT
         return (
             f'<rect class=jf-bar x="{percent(left)}" width="{percent(right - left)}"'
-            f" y={top:.4g} height={HEIGHT - top:.4g}><title>{tip}</title></rect>"
+            f" y={drop(height, _HEIGHT)} height={height * _HEIGHT:.4g}><title>{tip}</title></rect>"
         )
 
     def _summary(self) -> str:

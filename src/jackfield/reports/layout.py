@@ -8,7 +8,7 @@ from jackfield.core.errors import InputError, explain
 from jackfield.reports.block import Block, Row, fields_json, put
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Columns(Block, kind="columns"):
     """Blocks beside one another where there is room, else below one another.
 
@@ -48,7 +48,7 @@ class Columns(Block, kind="columns"):
         return fields_json(self)
 
 
-def checked_blocks(blocks: Iterable[Block], *, where: str) -> tuple[Block, ...]:
+def checked_blocks(blocks: Any, *, where: str) -> tuple[Block, ...]:
     """`blocks` as a tuple.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Lines: curves over a shared x, such as a loss over training, with bands of uncertainty if known."""
+"""Lines: curves over a shared x, such as a loss over training, with bands of uncertainty."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,17 @@ from typing import Any
 
 from jackfield.core.errors import InputError, explain
 from jackfield.reports.axes import VIEW, Axis, drop, frame, percent, stretched, thinned
-from jackfield.reports.block import ArrayLike, Drawable, Row, fields_json, plain, put, vector
+from jackfield.reports.block import (
+    ArrayLike,
+    Drawable,
+    Row,
+    as_rows,
+    draw_title,
+    fields_json,
+    plain,
+    put,
+    vector,
+)
 from jackfield.reports.document import captioned
 from jackfield.reports.glyphs import escape, number, sparkline
 from jackfield.reports.palette import DASHES, SERIES
@@ -18,7 +28,7 @@ _DOTS = 60  # of a curve that tell their value when pointed at
 _SEEN = 20  # points up to which each is a visible dot
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Lines(Drawable, kind="lines"):
     """Curves. NaN makes a gap; on a logarithmic axis so does what is not positive.
 
@@ -64,7 +74,8 @@ class Lines(Drawable, kind="lines"):
     def html(self, level: int) -> str:
         """An SVG chart and its legend."""
         x_axis, y_axis = self._axes()
-        shapes, dots = [], []
+        shapes: list[str] = []
+        dots: list[str] = []
         for i, (name, ys) in enumerate(self.series.items()):
             style = f"jf-s{i % len(DASHES)}"
             if name in self.bands:
@@ -98,10 +109,11 @@ class Lines(Drawable, kind="lines"):
     @property
     def table(self) -> list[Row]:
         """A row a point: x, every series, the edges of every band."""
-        columns = {self.x_title: self.x} | dict(self.series)
-        for name, (low, high) in self.bands.items():
-            columns |= {f"{name} (low)": low, f"{name} (high)": high}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        names, columns = [self.x_title, *self.series], [self.x, *self.series.values()]
+        for name, band in self.bands.items():
+            names += [f"{name} (low)", f"{name} (high)"]
+            columns += band
+        return as_rows(names, zip(*columns, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """Every point, the titles and the axes."""
@@ -116,7 +128,8 @@ class Lines(Drawable, kind="lines"):
                 line.set_dashes([float(part) for part in dash.split()])
             if name in self.bands:
                 axes.fill_between(self.x, *self.bands[name], color=shade, alpha=0.18, linewidth=0)
-        axes.set(xlabel=self.x_title, ylabel=self.y_title, title=self.caption)
+        axes.set(xlabel=self.x_title, ylabel=self.y_title)
+        draw_title(axes, self.caption)
         axes.set(xscale="log" if self.log_x else "linear", yscale="log" if self.log_y else "linear")
         axes.grid(axis="y")
         if len(self.series) > 1:
@@ -125,7 +138,7 @@ class Lines(Drawable, kind="lines"):
     def _axes(self) -> tuple[Axis, Axis]:
         heights = [y for ys in self.series.values() for y in ys]
         heights += [y for band in self.bands.values() for edge in band for y in edge]
-        return Axis.over(self.x, log=self.log_x), Axis.over(heights, log=self.log_y)
+        return Axis.over(self.x, log=self.log_x), Axis.over(heights, log=self.log_y).rounded()
 
     def _label(self) -> str:
         parts = [f"{name}: {_ends(ys)}" for name, ys in self.series.items()]

@@ -27,7 +27,7 @@ GLOSSARY: Mapping[str, str] = {
     "and adds something to it.",
     "residual stream": "The activation that runs from block to block, one vector a token: "
     "the model's working memory.",
-    "feature": "A direction in the activation that stands for something, such as a topic or a role. "
+    "feature": "A direction in the activation that stands for something, such as a topic. "
     "A sparse autoencoder finds many of them at once.",
     "sparse autoencoder": "A small network that rebuilds an activation from a few features out of "
     "thousands.",
@@ -125,7 +125,8 @@ class Page:
         )
         strip = f"<dl class=jf-facts>{facts}</dl>" if facts else ""
         return (
-            f"<header class=jf-head>{panel()}<div class=jf-wide><p class=jf-brand>{logo()}Jackfield</p>"
+            f"<header class=jf-head>{panel()}<div class=jf-wide>"
+            f"<p class=jf-brand>{logo()}Jackfield</p>"
             f"<h1>{escape(self.title)}</h1><p class=jf-subtitle>{inline(self.subtitle)}</p>{strip}"
             "</div></header>"
         )
@@ -149,7 +150,7 @@ class Page:
     def _foot(self) -> str:
         footer = f"{inline(self.footer)} " if self.footer else ""
         return (
-            f"<footer class=jf-foot><div class=jf-wide>{logo()}<p>{footer}"
+            f"<footer class=jf-foot><div class=jf-wide><p>{footer}"
             "This file is complete in itself and loads nothing from the network.</p></div></footer>"
         )
 

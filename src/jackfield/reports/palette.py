@@ -21,7 +21,7 @@ Theme = Literal["light", "dark"]
 
 LEVELS: dict[Kind, int] = {"diverging": 40, "sequential": 20}  # the highest level
 _LETTER: dict[Kind, str] = {"diverging": "d", "sequential": "q"}
-_BLUE, _COPPER, _AMBER, _RUST = 255.0, 48.0, 88.0, 34.0  # hues in OKLCH, degrees
+_BLUE, _COPPER, _AMBER, _RUST = 255.0, 48.0, 88.0, 36.0  # hues in OKLCH, degrees
 
 # Lines, bars and labels; each also has its own dash, so that colour is never the only cue.
 SERIES: dict[Theme, tuple[str, ...]] = {
@@ -79,20 +79,20 @@ def color(kind: Kind, fraction: float, theme: Theme = "light") -> str:
     """The colour "#rrggbb" at `fraction` of a scale, 0 to 1."""
     if kind == "diverging":
         t = abs(2 * fraction - 1)
-        hue = _COPPER if fraction > 0.5 else _BLUE
-        chroma = 0.19 * t**0.8
+        pale = 1 - t if theme == "light" else t
+        hue = _COPPER + 16 * pale if fraction > 0.5 else _BLUE  # pale copper is not to be pink
+        chroma = 0.2 * t**0.7
     else:
         t = fraction
         hue = _AMBER + (_RUST - _AMBER) * (t if theme == "light" else 1 - 0.85 * t)
-        chroma = 0.004 + 0.19 * t**0.7
-    paper, far = {"light": (0.965, 0.42), "dark": (0.255, 0.84)}[theme]
+        chroma = 0.004 + 0.2 * t**0.65
+    paper, far = {"light": (0.965, 0.43), "dark": (0.255, 0.8)}[theme]
     return _in_gamut(paper + (far - paper) * t, chroma, hue)
 
 
 def ink(background: str) -> str:
-    """Black or white, whichever reads better on a colour (at least 4.5 to 1)."""
-    dark_reads_better = contrast(background, "#000000") >= contrast(background, "#ffffff")
-    return "black" if dark_reads_better else "white"
+    """White on a colour where it reads well (4.5 to 1), else black, which does then."""
+    return "white" if contrast(background, "#ffffff") >= 4.5 else "black"
 
 
 def contrast(one: str, other: str) -> float:

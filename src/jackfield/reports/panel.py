@@ -1,7 +1,13 @@
 """The mark of Jackfield: sockets of a patch panel, two of them joined by a cable."""
 
-_GAP = 34  # from socket to socket
-_CABLES = ((3, 0, 9, 1, "o"), (6, 1, 15, 0, "b"), (12, 0, 20, 1, "o"), (17, 1, 24, 0, "b"))
+_GAP = 40  # from socket to socket
+_COLUMNS, _ROWS = 19, 4
+_CABLES = (  # from (column, row) to (column, row), and the shade
+    (7, 1, 12, 0, "o"),
+    (10, 2, 17, 1, "b"),
+    (14, 0, 16, 3, "o"),
+    (8, 3, 11, 3, "b"),
+)
 
 
 def logo() -> str:
@@ -12,17 +18,19 @@ def logo() -> str:
 
 
 def panel() -> str:
-    """Two rows of sockets with four cables, to decorate the head of a page."""
-    columns, rows = 27, 2
-    sockets = "".join(
-        _socket(_GAP * (x + 0.5), _GAP * (y + 0.5) + 6, 7) for y in range(rows) for x in range(columns)
-    )
+    """Rows of sockets with a few cables, to decorate the head of a page."""
+    places = [_place(x, y) for y in range(_ROWS) for x in range(_COLUMNS)]
+    sockets = "".join(_socket(*place, 8) for place in places)
     cables = "".join(_cable(*each) for each in _CABLES)
-    size = f"0 0 {columns * _GAP} {rows * _GAP + 40}"
+    size = f"0 0 {_COLUMNS * _GAP} {_ROWS * _GAP + 40}"
     return (
-        f"<svg class=jf-panel viewBox='{size}' preserveAspectRatio='xMaxYMin slice'"
+        f"<svg class=jf-panel viewBox='{size}' preserveAspectRatio=xMaxYMin"
         f" aria-hidden=true>{sockets}{cables}</svg>"
     )
+
+
+def _place(column: int, row: int) -> tuple[float, float]:
+    return _GAP * (column + 0.5), _GAP * (row + 0.5)
 
 
 def _socket(x: float, y: float, r: float) -> str:
@@ -34,12 +42,13 @@ def _socket(x: float, y: float, r: float) -> str:
 
 def _cable(x1: int, y1: int, x2: int, y2: int, shade: str) -> str:
     """A cable that hangs from one socket to another."""
-    left, top = _GAP * (x1 + 0.5), _GAP * (y1 + 0.5) + 6
-    right, bottom = _GAP * (x2 + 0.5), _GAP * (y2 + 0.5) + 6
-    sag = 30 + 6 * (x2 - x1) ** 0.5
-    curve = f"M{left:g} {top:g}C{left:g} {top + sag:g} {right:g} {bottom + sag:g} {right:g} {bottom:g}"
+    (left, top), (right, bottom) = _place(x1, y1), _place(x2, y2)
+    sag = 30 + 6 * (x2 - x1)
+    curve = (
+        f"M{left:g} {top:g}C{left:g} {top + sag:g} {right:g} {bottom + sag:g} {right:g} {bottom:g}"
+    )
     plugs = "".join(
-        f'<circle class="jf-plug jf-{shade}" cx={x:g} cy={y:g} r=5 />'
+        f'<circle class="jf-plug jf-{shade}" cx={x:g} cy={y:g} r=6 />'
         for x, y in ((left, top), (right, bottom))
     )
     return f'<path class="jf-cable jf-{shade}" d="{curve}"/>{plugs}'

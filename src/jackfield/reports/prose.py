@@ -8,7 +8,7 @@ from jackfield.reports.block import Block, Row, fields_json, plain
 from jackfield.reports.glyphs import escape, printable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Text(Block, kind="text"):
     """Words between the pictures.
 

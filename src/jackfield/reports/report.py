@@ -36,7 +36,7 @@ FORMAT = 1
 _DEEPEST = 6  # HTML has no smaller heading
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report(Block, kind="report"):
     """A title, a sentence and blocks.
 
@@ -95,9 +95,6 @@ class Report(Block, kind="report"):
         head: list[Any] = [Rule(plain(printable(self.title)), align="left")]
         head += [plain(printable(self.summary)), ""] if self.summary else []
         return Group(*head, *(part for block in self.blocks for part in (block.rich, "")))
-
-    def __rich__(self) -> Any:
-        return self.rich
 
     @property
     def table(self) -> list[Row]:

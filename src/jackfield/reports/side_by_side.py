@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os.path import commonprefix
 from typing import Any
 
 from jackfield.core.errors import InputError, explain
@@ -10,6 +9,7 @@ from jackfield.reports.block import (
     ArrayLike,
     Block,
     Row,
+    as_rows,
     check_lengths,
     fields_json,
     matrix,
@@ -20,7 +20,7 @@ from jackfield.reports.document import captioned
 from jackfield.reports.glyphs import escape, number, printable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SideBySide(Block, kind="side by side"):
     """Texts in columns, a row a prompt. What a text shares with the first column's start is dimmed.
 
@@ -28,8 +28,8 @@ class SideBySide(Block, kind="side by side"):
         columns: names, the first one the baseline.
         texts: [prompt] of [column] texts.
         prompts: one a row, or () for none.
-        measures: name with unit -> [prompt, column] numbers shown below the texts, such as the KL to
-            the baseline; NaN where there is none.
+        measures: name with unit -> [prompt, column] numbers shown below the texts, such as the KL
+            to the baseline; NaN where there is none.
         caption: one sentence.
 
     Raises:
@@ -84,10 +84,10 @@ class SideBySide(Block, kind="side by side"):
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        table = Table(
-            *map(plain, self.columns), box=SIMPLE_HEAD, show_lines=True, title_justify="left"
-        )
+        table = Table(box=SIMPLE_HEAD, show_lines=True, title_justify="left")
         table.title = plain(self.caption) if self.caption else None
+        for name in self.columns:
+            table.add_column(plain(printable(name)))
         for i, prompt in enumerate(self.prompts):
             if prompt:
                 table.add_row(plain(printable(f"> {prompt}")))
@@ -101,12 +101,12 @@ class SideBySide(Block, kind="side by side"):
     @property
     def table(self) -> list[Row]:
         """A row a text: prompt, column, text and the measures."""
-        return [
-            {"prompt": self.prompts[i], "column": name, "text": self.texts[i][j]}
-            | {measure: values[i][j] for measure, values in self.measures.items()}
-            for i in range(len(self.texts))
+        cells = (
+            (prompt, name, self.texts[i][j], *(each[i][j] for each in self.measures.values()))
+            for i, prompt in enumerate(self.prompts)
             for j, name in enumerate(self.columns)
-        ]
+        )
+        return as_rows(("prompt", "column", "text", *self.measures), cells)
 
     def to_json(self) -> dict[str, Any]:
         """Columns, texts, prompts and measures."""
@@ -133,7 +133,9 @@ class SideBySide(Block, kind="side by side"):
         return f"<div><h6>{escape(self.columns[j])}</h6>{body}{notes}</div>"
 
 
-def _measure(values: ArrayLike, rows: int, columns: int, name: str) -> tuple[tuple[float, ...], ...]:
+def _measure(
+    values: ArrayLike, rows: int, columns: int, name: str
+) -> tuple[tuple[float, ...], ...]:
     where = f"SideBySide, measure '{name}'"
     held = matrix(values, where=where)
     if len(held) != rows:
@@ -144,7 +146,8 @@ def _measure(values: ArrayLike, rows: int, columns: int, name: str) -> tuple[tup
 
 def _shared_words(one: str, other: str) -> int:
     """How many characters of whole words both begin with."""
-    shared = len(commonprefix([one, other]))
+    pairs = enumerate(zip(one, other, strict=False))
+    shared = next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
     if shared == len(one) == len(other):
         return shared
     return other.rfind(" ", 0, shared + 1) + 1

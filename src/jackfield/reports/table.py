@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jackfield.core.errors import InputError, did_you_mean, explain
-from jackfield.reports.block import Block, Row, check_lengths, fields_json, put
+from jackfield.reports.block import Block, Row, as_rows, check_lengths, fields_json, put
 from jackfield.reports.document import captioned
 from jackfield.reports.glyphs import escape, fit, number, printable, width
 
 _WIDEST = 48  # columns of a terminal that one cell may take
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table(Block, kind="table"):
     """Rows of cells: numbers, strings, booleans or None.
 
@@ -34,7 +34,7 @@ class Table(Block, kind="table"):
     """
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[Any] | Mapping[str, Any]]
+    rows: Sequence[Any]
     caption: str = ""
     formats: Mapping[str, str] = field(default_factory=dict)
     limit: int = 50
@@ -64,7 +64,10 @@ class Table(Block, kind="table"):
     @property
     def text(self) -> str:
         """Columns aligned with blanks."""
-        lines = [list(map(printable, self.columns)), *([printable(c) for c in row] for row in self._shown())]
+        lines = [
+            list(map(printable, self.columns)),
+            *([printable(c) for c in row] for row in self._shown()),
+        ]
         widths = [min(_WIDEST, max(map(width, column))) for column in zip(*lines, strict=True)]
         rows = [self._aligned(line, widths) for line in lines]
         rows.insert(1, "  ".join("-" * each for each in widths))
@@ -89,7 +92,7 @@ class Table(Block, kind="table"):
     @property
     def table(self) -> list[Row]:
         """Every row, by column."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        return as_rows(self.columns, self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """Columns, rows, caption, formats, limit."""
@@ -121,7 +124,9 @@ class Table(Block, kind="table"):
         return "  ".join(fit(cell, size, right=right) for cell, size, right in parts).rstrip()
 
 
-def _cells(row: Sequence[Any] | Mapping[str, Any], columns: tuple[str, ...], i: int) -> tuple[Any, ...]:
+def _cells(
+    row: Sequence[Any] | Mapping[str, Any], columns: tuple[str, ...], i: int
+) -> tuple[Any, ...]:
     if isinstance(row, Mapping):
         if row.keys() != set(columns):
             raise InputError(

@@ -10,6 +10,7 @@ from jackfield.reports.block import (
     ArrayLike,
     Block,
     Row,
+    as_rows,
     check_choice,
     check_lengths,
     fields_json,
@@ -18,13 +19,13 @@ from jackfield.reports.block import (
     vector,
 )
 from jackfield.reports.document import captioned
-from jackfield.reports.glyphs import escape, number, printable, visible
+from jackfield.reports.glyphs import escape, number, printable, short, visible
 from jackfield.reports.palette import LEVELS, Scale, ink
 
 _STRONG = 0.5  # share of the largest value from which plain text marks a token
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tokens(Block, kind="tokens"):
     """Highlighted texts. A token of value 0 is plain; one without a value (NaN) is grey.
 
@@ -54,7 +55,9 @@ class Tokens(Block, kind="tokens"):
         one = bool(self.tokens) and isinstance(self.tokens[0], str)
         texts = tuple(tuple(map(str, text)) for text in ([self.tokens] if one else self.tokens))
         rows = [self.values] if one else self.values
-        values = tuple(vector(row, where=f"Tokens, values of text {i}") for i, row in enumerate(rows))
+        values = tuple(
+            vector(row, where=f"Tokens, values of text {i}") for i, row in enumerate(rows)
+        )
         _check_pairs(texts, values)
         check_choice(self.scale, tuple(LEVELS), where="Tokens, scale")
         labels = tuple(map(str, self.labels))
@@ -102,11 +105,12 @@ class Tokens(Block, kind="tokens"):
     @property
     def table(self) -> list[Row]:
         """A row a token: text, position, token, value."""
-        return [
-            {"text": i, "position": position, "token": token, self.value_name: value}
+        cells = (
+            (i, position, token, value)
             for i in range(len(self.tokens))
             for position, (token, value) in enumerate(self._pairs(i))
-        ]
+        )
+        return as_rows(("text", "position", "token", self.value_name), cells)
 
     def to_json(self) -> dict[str, Any]:
         """Tokens, values and labels."""
@@ -125,7 +129,7 @@ class Tokens(Block, kind="tokens"):
         if self.labels:
             return self.labels
         peaks = ([v for v in row if math.isfinite(v)] for row in self.values)
-        return [number(max(held, key=abs)) if held else "" for held in peaks]
+        return [short(max(held, key=abs)) if held else "" for held in peaks]
 
     def _marked(self, i: int, scale: Scale) -> str:
         return "".join(self._span(token, value, scale) for token, value in self._pairs(i))

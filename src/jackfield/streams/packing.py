@@ -156,7 +156,7 @@ def _cut(
         begin = () if bos is None or room == 1 or tokens[start] == bos else (bos,)
         stop = start + room - len(begin)
         # A document that ends where its row ends needs no end token: nothing follows it there.
-        end = (eos,) if eos is not None and stop >= len(tokens) else ()
+        end = (eos,) if eos is not None and stop > len(tokens) else ()
         yield _Chunk(document, start, tokens[start:stop], begin, end)
         start, room = stop, context
 

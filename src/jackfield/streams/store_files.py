@@ -9,12 +9,14 @@ Sorted ids are joined where they are neighbours and read straight into the resul
 few threads fetch scattered rows from a cold disk many times faster than a memory map does.
 """
 
+import functools
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import torch
@@ -32,6 +34,7 @@ LABELS = "rows"
 ACTIVATIONS = "activations"  # the tensor's name in a site's shard
 
 _THREADS = 8  # readers of scattered rows; the disk answers several at once
+_GAP = 4096  # bytes between two rows that are read along rather than jumped over: a page
 
 
 @dataclass(frozen=True)
@@ -166,25 +169,27 @@ def read_rows(path: Path, name: str, info: SiteInfo, rows: int, ids: Tensor, out
     Raises:
         ArtifactError: the file is missing, truncated or not what the manifest says.
     """
+
+    def read(some: list[_Run]) -> None:
+        with path.open("rb", buffering=0) as file:
+            for run in some:
+                file.seek(begin + run.first * info.row_bytes)
+                if run.gapless:
+                    _fill(file, view[run.start * info.row_bytes : run.stop * info.row_bytes])
+                else:
+                    span = torch.empty(run.last - run.first + 1, *info.shape, dtype=info.dtype)
+                    _fill(file, _bytes(span))
+                    out[run.start : run.stop] = span[ids[run.start : run.stop] - run.first]
+
     try:
         begin = _data_offset(path, name, rows, info)
-        view = memoryview(out.reshape(-1).view(torch.uint8).numpy().data)
-        breaks = (ids.diff() != 1).nonzero().squeeze(1) + 1
-        starts = torch.cat([breaks.new_zeros(1), breaks])
-        stops = torch.cat([breaks, breaks.new_tensor([len(ids)])])
-        runs = list(zip(ids[starts].tolist(), starts.tolist(), stops.tolist(), strict=True))
-
-        def read(some: list[tuple[int, int, int]]) -> None:
-            with path.open("rb", buffering=0) as file:
-                for row, start, stop in some:
-                    file.seek(begin + row * info.row_bytes)
-                    _fill(file, view[start * info.row_bytes : stop * info.row_bytes])
-
+        view = _bytes(out)
+        runs = _runs(ids, 1 + _GAP // info.row_bytes)
         if len(runs) < 4 * _THREADS:
             read(runs)
         else:
-            with ThreadPoolExecutor(_THREADS) as pool:
-                list(pool.map(read, (runs[part::_THREADS] for part in range(_THREADS))))
+            parts = (runs[part::_THREADS] for part in range(_THREADS))
+            list(_readers(os.getpid()).map(read, parts))
     except (OSError, ValueError, KeyError, TypeError) as error:
         got = f"{type(error).__name__}: {error}"
         hint = "store.verify() lists every damaged file."
@@ -220,6 +225,38 @@ def _data_offset(path: Path, name: str, rows: int, info: SiteInfo) -> int:
     if 8 + length + stop > size:
         raise ValueError(f"the file ends after {size} bytes")
     return 8 + length + int(start)
+
+
+@functools.cache
+def _readers(process: int) -> ThreadPoolExecutor:
+    """The reading threads of this process; a forked one has none of its parent's."""
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix=f"jackfield-{process}")
+
+
+class _Run(NamedTuple):
+    """Rows read in one go: file rows first..last, which are ids[start:stop]."""
+
+    first: int
+    last: int
+    start: int
+    stop: int
+    gapless: bool
+
+
+def _runs(ids: Tensor, most: int) -> list[_Run]:
+    """Cuts sorted ids where more than `most` rows lie from one to the next."""
+    steps = ids.diff()
+    cuts = (steps > most).nonzero().squeeze(1) + 1
+    starts = torch.cat([cuts.new_zeros(1), cuts])
+    stops = torch.cat([cuts, cuts.new_tensor([len(ids)])])
+    uneven = torch.cat([cuts.new_zeros(1), (steps != 1).cumsum(0)])
+    gapless = uneven[stops - 1] == uneven[starts]
+    columns = (ids[starts], ids[stops - 1], starts, stops, gapless)
+    return [_Run(*run) for run in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _bytes(x: Tensor) -> memoryview:
+    return memoryview(x.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _fill(file: Any, view: memoryview) -> None:

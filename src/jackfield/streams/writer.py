@@ -222,8 +222,8 @@ class StoreWriter(Sink[Store]):
 
     def _cast(self, site: str, x: Tensor) -> Tensor:
         cast = x.to(self._info(x).dtype)
-        lost = nonfinite_rows(cast) & ~nonfinite_rows(x) if cast.dtype != x.dtype else None
-        if lost is not None and lost.any():
+        lost = nonfinite_rows(cast)
+        if lost.any() and (lost := lost & ~nonfinite_rows(x)).any():
             expected = f"values that {str(cast.dtype).removeprefix('torch.')} can hold"
             got = f"{x[lost].abs().max().item():.4g}"
             hint = "bfloat16 takes the same room and reaches as far as float32."

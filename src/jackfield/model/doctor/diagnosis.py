@@ -100,10 +100,13 @@ def judge(
         small = {site: max(SHRINK * errors.get(site, 0.0), floor) for site in twin}
         bad += [site for site, error in twin.items() if not error <= small[site]]
     worst = max(errors.values(), default=0.0)
+    sites = spell(list(dict.fromkeys(bad)) or list(errors))
+    if not bad and sites.count(" ") > 3:
+        sites = f"{len(errors)} sites"
     exact = f"{max(twin.values()):.1e} in float64" if twin and worst else ""
     return Row(
         check,
-        spell(list(dict.fromkeys(bad)) or list(errors)),
+        sites,
         "fail" if bad else "pass",
         worst,
         limit,

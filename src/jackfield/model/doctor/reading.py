@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jackfield.model.doctor.diagnosis import Row, absent, judge
 from jackfield.model.doctor.subject import Subject, relative
-from jackfield.model.equations import Scope, evaluate, lookup, names_in
+from jackfield.model.equations import Scope, evaluate, fitting, lookup
 
 # What attention computes, whatever the family; proven here in code, as it is no module's call.
 INSIDE = {
@@ -64,13 +64,14 @@ def block_mistakes(
     """Role → how far its value is from its equation over the block's other values."""
     assert patient.model.family is not None
     found = {}
-    for role, equation in patient.model.family.equations.items():
-        if role not in values or not _said(equation, scope):
+    for role, line in patient.model.family.equations.items():
+        equation = fitting(line, scope)
+        if role not in values or equation is None:
             continue
         found[role] = relative(values[role], _like(evaluate(equation, scope), values[role]))
         if "rotary(" in equation:
-            turned = _length(values[role], equation, scope)
-            found[role] = max(_scaled(values[role], equation, scope), _beyond_float32(turned))
+            turned = max(_scaled(values[role], equation, scope), _length(values[role], equation, scope))
+            found[role] = _beyond_float32(turned)
     return {**found, **_attention_mistakes(patient, values, scope)}
 
 
@@ -82,8 +83,9 @@ def top_mistakes(patient: Subject, scope: Scope) -> dict[str, float]:
     if "final_norm" in values:
         norm = lookup(patient.model.module, patient.model.sites.base + str(family.final_norm))
         found["final_norm"] = relative(values["final_norm"], norm(values["resid_post"]))
-    if "logits" in values and family.logits and _said(family.logits, scope):
-        found["logits"] = relative(values["logits"], evaluate(family.logits, scope))
+    equation = fitting(family.logits or "", scope) if "logits" in values else None
+    if equation:
+        found["logits"] = relative(values["logits"], evaluate(equation, scope))
     return found
 
 
@@ -108,12 +110,6 @@ def expand_heads(x: Tensor, heads: int) -> Tensor:
 def _near(patient: Subject) -> set[int]:
     """The sampled blocks and those before them."""
     return {near for layer in patient.layers for near in (layer, layer - 1)}
-
-
-def _said(equation: str, scope: Scope) -> bool:
-    """Whether every name of the equation is a site that was read, or an attribute."""
-    names = names_in(equation)[0]
-    return all(name in scope.values or lookup(scope.module, name) is not None for name in names)
 
 
 def _like(x: Tensor, value: Tensor) -> Tensor:
@@ -162,7 +158,8 @@ def _scores_mistake(patient: Subject, values: Mapping[str, Tensor]) -> float:
         scores = torch.atanh(scores / cap) * cap
     seen = scores.isfinite()
     factor = (scores[seen] @ product[seen]) / (product[seen] @ product[seen])
-    return relative(scores, (product * factor).where(seen, -torch.inf))
+    size = values["q"].double().norm(dim=-1).amax() * k.double().norm(dim=-1).amax() * factor.abs()
+    return float((scores - product * factor)[seen].abs().max() / size)
 
 
 def _softmax(patient: Subject, scores: Tensor, scope: Scope) -> Tensor:

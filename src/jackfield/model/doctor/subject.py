@@ -94,7 +94,7 @@ class Subject:
         return (noise * scale * _size(like)).to(device=like.device, dtype=like.dtype)
 
 
-def subject(model: "Model", inputs: Any = None) -> Subject:
+def admit(model: "Model", inputs: Any = None) -> Subject:
     """The model with inputs, made up if none are given.
 
     Raises:
@@ -120,6 +120,8 @@ def twin(patient: Subject) -> Subject | str:
         return f"model too large for a float64 copy ({size / 1e6:.0f} M parameters)"
     try:
         module = copy.deepcopy(model.module).double()
+        if getattr(module.config, "_experts_implementation", "eager") != "eager":
+            module.set_experts_implementation("eager")  # the fused kernels know no float64
     except (RuntimeError, TypeError, NotImplementedError) as error:
         return f"no float64 copy: {error}"
     doubled = Model(module, model.tokenizer, name=model.name, family=model.family)
@@ -132,6 +134,12 @@ def output(run: "Run") -> Tensor:
     if hasattr(made, "logits"):
         return made.logits  # type: ignore[no-any-return]
     return first(made[0] if isinstance(made, dict) and not isinstance(made, Tensor) else made)
+
+
+def effect(run: "Run", base: "Run") -> float:
+    """The largest relative change of any tensor that the model returned."""
+    pairs = zip(_tensors(run.output), _tensors(base.output), strict=True)
+    return max(relative(changed, plain) for changed, plain in pairs)
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -163,6 +171,14 @@ def restore(modes: Mapping[nn.Module, bool]) -> None:
     """Puts every part back in its mode."""
     for part, training in modes.items():
         part.training = training
+
+
+def _tensors(made: Any) -> list[Tensor]:
+    if isinstance(made, Tensor):
+        return [made] if made.is_floating_point() else []
+    parts = made.values() if hasattr(made, "values") else made
+    listed = parts if isinstance(made, (tuple, list)) or hasattr(made, "values") else ()
+    return [tensor for part in listed for tensor in _tensors(part)]
 
 
 def _size(like: Tensor) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from jackfield.edits import Add
 from jackfield.model.doctor.diagnosis import Row, absent, judge
 from jackfield.model.doctor.reading import block_mistakes, top_mistakes
-from jackfield.model.doctor.subject import Subject, output, relative
+from jackfield.model.doctor.subject import Subject, effect, relative
 from jackfield.model.equations import lookup, names_in
 from jackfield.model.run import Run
 from jackfield.model.sites import ROLE_ORDER, Site
@@ -63,7 +63,7 @@ def write_mistakes(patient: Subject, site: Site, base: Run) -> dict[str, float]:
     delta = _delta(patient, site, base)
     run = patient.run(base.sites, [Add(delta, at=site.name)])
     wrong = {site.name: relative(run[site.name], base[site.name] + delta)}
-    if relative(output(run), output(base)) < EFFECT:
+    if effect(run, base) < EFFECT:
         wrong[f"{site.name} → (no effect)"] = torch.inf
     for name, error in _consequences(patient, site, base, run).items():
         wrong[f"{site.name} → {name}"] = error
@@ -75,7 +75,8 @@ def downstream(equations: Mapping[str, str], role: str) -> set[str]:
     """The block's roles that a change at `role` acts on, itself included."""
     parents = {r: set(_INSIDE.get(r, ())) for r in ROLE_ORDER}
     for other, equation in equations.items():
-        parents.setdefault(other, set()).update(names_in(equation)[0])
+        for part in equation.split("|"):
+            parents.setdefault(other, set()).update(names_in(part)[0])
     reached = {role}
     while True:
         more = {r for r, above in parents.items() if above & reached} - reached
