@@ -48,6 +48,14 @@ def test_keep_top_k_counts_each_token_for_itself():
     assert KeepTopK(1, at="x").apply(x, HERE).tolist() == [[[0.0, 5.0], [7.0, 0.0]]]
 
 
+def test_several_axes_share_the_units_where_they_are_taken_together():
+    x = torch.tensor([[[[1.0, 5.0], [7.0, 6.0]]]])  # [batch, position, head, d_head]
+    weights = torch.tensor([[9.0, 1.0], [1.0, 1.0]])
+    assert KeepTopK(2, at="x", together=2).apply(x, HERE).tolist() == [[[[0, 0], [7, 6]]]]
+    assert KeepTopK(2, weights, at="x", together=2).apply(x, HERE).tolist() == [[[[1, 0], [7, 0]]]]
+    assert KeepTopK(4, at="x", together=2).apply(x, HERE) is x
+
+
 def test_weights_change_the_score_and_not_the_value():
     x, weights = torch.tensor([[3.0, -2.0, 1.0]]), torch.tensor([0.1, 1.0, 1.0])
     assert KeepTopK(1, weights, at="x").apply(x, HERE).tolist() == [[0.0, -2.0, 0.0]]

@@ -1,17 +1,29 @@
-"""What the tests of sources share: an empty cache, a package index in a folder, a tiny model."""
+"""What the tests of this room share: a cache and a package index in folders, models that speak,
+and a look at everything that hooks leave behind.
+"""
 
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+import jackfield as jf
 from jackfield.model.wheels import Wheel
 
 MakeWheel = Callable[..., Wheel]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tiny tensors are slower on several threads, a hundred times so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if "smollm2" in request.fixturenames else 1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -79,3 +91,46 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>").save_pretrained(folder)
     return folder
+
+
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture
+def talker(tiny: jf.Model) -> jf.Model:
+    """The tiny Llama with a tokenizer: token i is the word "wi", and chats have roles."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<user>", "<assistant>", "<system>", "<end>"]
+    words = [*special, *(f"w{i}" for i in range(5, 100)), "<eos>"]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w5"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>"
+    )
+    tokenizer.chat_template = CHAT
+    return jf.wrap(tiny.module, tokenizer, name="talker")
+
+
+@pytest.fixture
+def traces() -> Callable[[torch.nn.Module], dict[str, object]]:
+    """All that an edit or a read could leave on a module, to be compared before and after."""
+    from transformers.modeling_utils import AttentionInterface
+
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+    def look(module: torch.nn.Module) -> dict[str, object]:
+        found: dict[str, object] = {"get_interface": AttentionInterface.get_interface}
+        for path, part in module.named_modules():
+            found[f"{path} is"] = id(part)
+            for name in hooks:
+                found[f"{path}.{name}"] = list(vars(part)[name].values())
+            for name in ("forward", "generate", "_gradient_checkpointing_func", "training"):
+                found[f"{path}.{name}"] = vars(part).get(name)
+        return found
+
+    return look

@@ -205,9 +205,11 @@ def test_no_folder(tmp_path):
 FORKED = """
 import os, sys, torch
 from jackfield.streams import Store
+torch.set_num_threads(1)  # its own threads do not live through a fork
 store = Store(sys.argv[1])
 ids = torch.arange(0, 50_000, 50)
-here = store["x"][ids]
+for _ in range(50):  # until every reading thread is there
+    here = store["x"][ids]
 child = os.fork()
 if not child:
     os._exit(0 if torch.equal(store["x"][ids], here) else 1)

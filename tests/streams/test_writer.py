@@ -47,7 +47,7 @@ def test_several_sinks_on_one_pass(tmp_path):
     assert store.rows == moments.rows == ROWS
 
 
-@pytest.mark.parametrize("commit_rows", [1, 37, 64, 400, 1000, None])
+@pytest.mark.parametrize("commit_rows", [5, 37, 64, 400, 1000, None])
 def test_any_commit_size_gives_the_same_rows(commit_rows, tmp_path):
     stream = made(rows=74)
     store = stream.write(tmp_path / "acts", commit_rows=commit_rows)
@@ -108,7 +108,7 @@ for path in sys.stdin:
     child = os.fork()
     if not child:
         try:
-            made().write(path.strip(), commit_rows=25, resume=True)
+            made().write(path.strip(), commit_rows=40, resume=True)
         finally:
             os._exit(0)
     print(child, flush=True)
@@ -153,9 +153,9 @@ def killed(write, path, seconds):
     if (path / "meta.json").exists():
         store = Store(path)
         there = store.rows
-        assert there % 25 == 0
+        assert there % 40 == 0
         assert_prefix(store, made())
-    finished = made().write(path, commit_rows=25, resume=True)
+    finished = made().write(path, commit_rows=40, resume=True)
     assert finished.rows == ROWS
     assert_prefix(finished, made())
     assert {p.name for p in path.rglob(".*")} <= {".lock"}  # nothing half-written is left

@@ -199,7 +199,7 @@ def _repeated(x: Tensor, copies: int) -> Tensor:
 
 def _start(site: "Site") -> str:
     """Where a forward may begin that is the base run up to this site."""
-    return f"layers.{site.layer or 0}.resid_pre"
+    return "embed" if site.layer is None else f"layers.{site.layer}.resid_pre"
 
 
 def _sites(model: "Model", pattern: str, by: By | None) -> list["Site"]:

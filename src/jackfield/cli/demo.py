@@ -194,7 +194,7 @@ sae.report()""",
     _told(
         "What the features stand for",
         "Six features, chosen by a rule and not by hand: the texts on which each fires most.",
-        "The darker a token, the more the feature fires there. The histogram shows how strongly it "
+        "The stronger a token's colour, the more the feature fires there. The histogram shows how strongly it "
         "fires when it does. The bars are the tokens that the feature, read out alone, speaks for "
         "and against. Nobody named these features: what they mean is for the reader to judge.",
         """\
@@ -206,7 +206,7 @@ index.show(index.interesting(1)[0])""",
         "The model must end a sentence with the right name. One activation at a time is moved from "
         "a run that gets it right into a run with the names exchanged.",
         "Each cell is one layer at one token. 0: moving it changes nothing. 1: it alone brings the "
-        "right answer back, so the name was there. Follow the dark cells from the names, low in the "
+        "right answer back, so the name was there. Follow the strong cells from the names, low in the "
         "model, to the last token, high in it.",
         """\
 grid = jf.circuits.patch(

@@ -144,17 +144,17 @@ class Dictionary(Fitted):
 
     @final
     def codes(self, stream: Stream) -> Stream:
-        """The codes of a stream's rows as a stream with the one site "codes", [row, latent].
+        """The codes of a stream's rows, as a stream with the one site "codes", [row, latent].
 
-        Rows that are not `inside` are left out.
+        Rows that are not `inside` have the code 0, so that rows keep their numbers.
         """
 
         def through(source: Stream) -> Iterator[Batch]:
             for batch in source:
-                kept = batch.rows(self.inside(batch[self.site]))
-                if len(kept):
-                    codes = {CODES: self.encode(kept[self.site])}
-                    yield Batch(codes, kept.tokens, kept.documents, kept.positions)
+                x = batch[self.site]
+                codes = self.encode(x)
+                codes *= self.inside(x).to(codes)[:, None]
+                yield Batch({CODES: codes}, batch.tokens, batch.documents, batch.positions)
 
         note = {"codes": {"of": type(self).__name__, "latents": self.latents}}
         return Derived(stream.select(self.site), through, note=note, sites=(CODES,))

@@ -1,5 +1,6 @@
 """Edits that bound or thin out: Clamp, KeepTopK, Threshold."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -33,19 +34,22 @@ class KeepTopK(Edit):
         k: units kept; all of them when k is at least the width.
         weights: [d] non-negative factors of the score, for instance column norms of the weight
             that reads the site (WINA).
+        together: how many of the last axes share the k units; 2 at z ranks all heads together.
     """
 
     k: int
     weights: Tensor | None = None
+    together: int = 1
 
     def apply(self, x: Float[Tensor, "*rows d"], context: Context) -> Float[Tensor, "*rows d"]:
         if self.k < 0:
             raise EditError(explain(where="KeepTopK", expected="k >= 0", got=str(self.k)))
-        if self.k >= x.shape[-1]:
+        if self.k >= math.prod(x.shape[-self.together :]):
             return x
-        order = score(self, x, context).argsort(dim=-1, descending=True, stable=True)
-        kept = torch.zeros_like(x, dtype=torch.bool).scatter_(-1, order[..., : self.k], True)
-        return torch.where(kept, x, torch.zeros_like(x))
+        scores = score(self, x, context).flatten(-self.together)
+        order = scores.argsort(dim=-1, descending=True, stable=True)
+        kept = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order[..., : self.k], True)
+        return torch.where(kept.view_as(x), x, torch.zeros_like(x))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -37,12 +37,7 @@ def editing(model: "Model", edits: Sequence[Edit]) -> Iterator[Plan]:
         stack.enter_context(_guarded_backward(model, edits, session))
         stack.enter_context(_guarded_beams(model, edits))
         yield plan
-    silent = [
-        s
-        for e in edits
-        for s in model.sites.select(list(e.sites))
-        if not session.fired[f"edit {s}"]
-    ]
+    silent = plan.silent(session)
     if silent:
         warn(f"{model.name}: the edit at {', '.join(silent)} had no effect: no forward passed it.")
 

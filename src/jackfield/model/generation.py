@@ -26,7 +26,10 @@ Cache = Literal["dynamic", "static", "none"]
 
 @dataclass(frozen=True)
 class Step:
-    """One new token in each row: ids [batch] and their text ("" in rows that have ended)."""
+    """One new token in each row: ids [batch] and the text they add.
+
+    The text is "" in rows that have ended, and while a character still lacks tokens.
+    """
 
     tokens: Int[Tensor, "batch"]  # noqa: F821
     texts: list[str]
@@ -139,16 +142,19 @@ def stream(
     tokens, mask, ended = made.tokens, made.mask, torch.zeros(len(made.tokens), dtype=torch.bool)
     past = _new_cache(model, cache, tokens.shape[1] + max_new_tokens)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(max_new_tokens):
+    said = [""] * len(tokens)
+    for left in reversed(range(max_new_tokens)):
         given = tokens if past is None or not past.get_seq_length() else tokens[:, -1:]
         with torch.no_grad(), model.claimed(), plan.installed(session):
             last = _last_logits(model, given, mask, past)
+        plan.check_fired(session, model.name)
         new = _choose(last, temperature, top_k, top_p, generator).where(~ended, _filler(model))
-        yield Step(new, _step_texts(model, new, ended), last)
         ended = ended | torch.isin(new, _ends(model))
+        tokens = torch.cat([tokens, new[:, None].to(tokens.device)], dim=1)
+        over = ended if left else torch.ones_like(ended)
+        yield Step(new, _said_now(model, tokens[:, made.tokens.shape[1] :], said, over), last)
         if bool(ended.all()):
             return
-        tokens = torch.cat([tokens, new[:, None].to(tokens.device)], dim=1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
 
 
@@ -248,7 +254,9 @@ def _ends(model: "Model") -> Tensor:
 
 def _filler(model: "Model") -> Tensor:
     ends = _ends(model)
-    padding = getattr(model.tokenizer, "pad_token_id", None)
+    sources = (model.tokenizer, getattr(model.module, "generation_config", None), model.config)
+    named = (getattr(source, "pad_token_id", None) for source in sources)
+    padding = next((each for each in named if each is not None), None)
     return torch.tensor(padding if padding is not None else int(ends[0]) if len(ends) else 0)
 
 
@@ -263,7 +271,12 @@ def _decode(model: "Model", ids: Tensor) -> str:
     return str(model.tokenizer.decode(ids))
 
 
-def _step_texts(model: "Model", new: Tensor, ended: Tensor) -> list[str]:
-    stop = ended | torch.isin(new, _ends(model))
-    pairs = zip(new, stop, strict=True)
-    return ["" if over else _decode(model, token[None]) for token, over in pairs]
+def _said_now(model: "Model", rows: Tensor, said: list[str], over: Tensor) -> list[str]:
+    """What each row's text has become longer by; `said` is brought up to date."""
+    pieces = []
+    for index, row in enumerate(rows.cpu()):
+        text = _decode(model, _until_end(model, row))
+        cut = text.endswith("\ufffd") and not over[index]  # a character of several tokens
+        pieces.append("" if cut else text[len(said[index]) :])
+        said[index] += pieces[-1]
+    return pieces

@@ -177,6 +177,28 @@ class Plan:
                 for step in steps:
                     self._read(step.site, raw, Frame(None, self._d_head, session.shape), session)
 
+    def silent(self, session: Session) -> list[str]:
+        """The edited sites that no forward of this session passed."""
+        names = (name for edit in self.edits for name in self._table.select(list(edit.sites)))
+        return [name for name in names if not session.fired[f"edit {name}"]]
+
+    def check_fired(self, session: Session, owner: str) -> None:
+        """Fails when an edit had no effect.
+
+        Raises:
+            SiteError: the forward does not pass its site.
+        """
+        silent = self.silent(session)
+        if silent:
+            raise SiteError(
+                explain(
+                    where=f"{owner}, {', '.join(silent)}",
+                    expected="a place that this forward passes",
+                    got="none",
+                    hint="The edit had no effect there.",
+                )
+            )
+
     def _may_stop(self) -> bool:
         """A raw module path may fire more than once; then only a whole forward tells."""
         return bool(self.reads) and not any(":" in name for name in self.reads)
@@ -379,7 +401,7 @@ def _read_output(name: str, session: Session) -> Callable[..., None]:
     values, versions = session.values, session.versions
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        x = output if isinstance(output, Tensor) else output[0]
+        x = first(output)
         values[name] = x
         versions[name] = version_of(x)
         _count(name, session)

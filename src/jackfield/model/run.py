@@ -129,7 +129,7 @@ class Run:
             )
         kept = self._session.values
         names = [name for name in self.sites if kept[name].is_floating_point()]
-        raws = [_tensor(self._session.raws[name]) for name in names]
+        raws = [first(self._session.raws[name]) for name in names]
         grads = torch.autograd.grad(scalar, raws, retain_graph=retain_graph, allow_unused=True)
         return {
             name: self._as_site(name, torch.zeros_like(raw) if grad is None else grad)
@@ -347,21 +347,8 @@ def _check_fired(owner: "Model", plan: Plan, session: Session, *, stopped: bool)
                     else "This forward does not reach it.",
                 )
             )
-    silent = [
-        n
-        for e in plan.edits
-        for n in owner.sites.select(list(e.sites))
-        if not session.fired[f"edit {n}"]
-    ]
-    if silent and not stopped:
-        raise SiteError(
-            explain(
-                where=f"{owner.name}, {', '.join(silent)}",
-                expected="a place that this forward passes",
-                got="none",
-                hint="The edit had no effect there.",
-            )
-        )
+    if not stopped:
+        plan.check_fired(session, owner.name)
 
 
 def _refuse_unsafe(owner: "Model", inputs: Inputs, *, edited_graph: bool, started: bool) -> None:
@@ -388,7 +375,3 @@ def _refuse_unsafe(owner: "Model", inputs: Inputs, *, edited_graph: bool, starte
 def _changed_in_place(session: Session) -> set[str]:
     values, versions = session.values, session.versions
     return {name for name in versions if version_of(values[name]) != versions[name]}
-
-
-def _tensor(raw: Any) -> Tensor:
-    return raw if isinstance(raw, Tensor) else raw[0]

@@ -87,7 +87,7 @@ class LiveStream(Stream):
     def provenance(self) -> dict[str, Any]:
         return {
             "model": {"name": self._model.name, **self._model.provenance},
-            "corpus": repr(self._source),
+            "corpus": self._source.provenance if self._tokens else repr(self._source),
             "max_tokens": self._max,
             "context": self._context,
             "pack": self._pack,
@@ -113,6 +113,7 @@ class LiveStream(Stream):
             "context": self._context,
             "batch_tokens": self._batch_tokens,
             "pad": tokenizer.pad_token_id or 0,
+            "bos": self._begin(),
         }
         if self._pack:
             made = packed_batches(self._documents(), eos=tokenizer.eos_token_id, **options)
@@ -122,6 +123,11 @@ class LiveStream(Stream):
             batch = self._read(tokens)
             if len(batch):
                 yield batch
+
+    def _begin(self) -> int | None:
+        """The token that this model expects before every text, which later chunks need too."""
+        begin: int | None = self._model.tokenizer.bos_token_id
+        return begin if self._model.tokenizer("a")["input_ids"][0] == begin else None
 
     def _read(self, given: TokenBatch) -> Batch:
         """One forward, and its rows."""

@@ -12,6 +12,7 @@ site replaced, never writing into the given one.
     clone         with any of them: the model changes the tensor in place after the hook
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -84,8 +85,18 @@ Route = Callable[[Tensor, Any, torch.dtype], tuple[Tensor, Tensor]]
 
 
 def first(raw: Any) -> Tensor:
-    """The first tensor of what a module returned."""
-    return raw if isinstance(raw, Tensor) else raw[0]  # type: ignore[no-any-return]
+    """The first tensor of what a module returned.
+
+    Raises:
+        SiteError: it returned something else.
+    """
+    found = raw[0] if isinstance(raw, (tuple, list)) and raw else raw
+    found = next(iter(raw.values()), raw) if isinstance(raw, OrderedDict) else found
+    if not isinstance(found, Tensor):
+        expected = "a module that returns a tensor, or several with the first one to be read"
+        got = type(found).__name__
+        raise SiteError(explain(where="a module's output", expected=expected, got=got))
+    return found
 
 
 def with_first(raw: Any, new: Tensor) -> Any:

@@ -13,6 +13,7 @@ from jackfield.reports.block import (
     as_rows,
     draw_title,
     fields_json,
+    names_of,
     plain,
     put,
     vector,
@@ -54,7 +55,7 @@ class Bars(Drawable, kind="bars"):
     limit: int = 40
 
     def __post_init__(self) -> None:
-        labels = tuple(str(label) for label in self.labels)
+        labels = names_of(self.labels)
         values = vector(self.values, where="Bars, values")
         intervals = tuple(vector(each, where="Bars, intervals") for each in self.intervals)
         for name, held in (("labels", labels), ("intervals", intervals or values)):

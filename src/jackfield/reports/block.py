@@ -177,6 +177,12 @@ def as_rows(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[Row]:
     return [dict(zip(keys, row, strict=True)) for row in rows]
 
 
+def names_of(labels: ArrayLike) -> tuple[str, ...]:
+    """Labels as strings, from a list, an array or a tensor."""
+    labels = labels.tolist() if hasattr(labels, "tolist") else labels
+    return tuple(map(str, labels))
+
+
 def check_lengths(rows: Sequence[Sequence[Any]], length: int, *, where: str, what: str) -> None:
     """Raises InputError if a row does not hold `length` of `what`."""
     for i, row in enumerate(rows):

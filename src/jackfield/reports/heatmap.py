@@ -19,12 +19,13 @@ from jackfield.reports.block import (
     draw_title,
     fields_json,
     matrix,
+    names_of,
     put,
 )
 from jackfield.reports.document import captioned
 from jackfield.reports.glyphs import clip, fit, number, visible
 from jackfield.reports.heat_html import LABEL, cells, legend, picture
-from jackfield.reports.palette import LEVELS, Scale, colormap, ink
+from jackfield.reports.palette import LEVELS, Scale, colormap
 
 _CELLS_THAT_TELL = 4000  # more are drawn as one picture
 _TEXT_COLUMNS = 24  # that fit a terminal
@@ -101,7 +102,7 @@ class HeatMap(Drawable, kind="heat map"):
         for row, line in zip(self.values, lines, strict=False):
             out.append(line[: len(line) - size * len(row)])
             for value, cell in zip(row, _parts(line, size, len(row)), strict=True):
-                out.append(cell, style=_rich_style(scale, value))
+                out.append(cell, style=scale.style(value))
             out.append("\n")
         out.append("\n".join([*lines[len(self.values) :], self.summary]))
         return out
@@ -189,7 +190,7 @@ class HeatMap(Drawable, kind="heat map"):
 
 
 def _labels(labels: Sequence[Any], count: int, name: str) -> tuple[str, ...]:
-    labels = tuple(str(label) for label in labels) or tuple(map(str, range(count)))
+    labels = names_of(labels) or names_of(range(count))
     if len(labels) != count:
         expected = f"{count} labels, as many as the values have"
         raise InputError(explain(where=f"HeatMap, {name}", expected=expected, got=str(len(labels))))
@@ -215,12 +216,6 @@ def _parts(line: str, size: int, count: int) -> list[str]:
     """The last `count` cells of a line."""
     start = len(line) - size * count
     return [line[start + i * size : start + (i + 1) * size] for i in range(count)]
-
-
-def _rich_style(scale: Scale, value: float) -> str:
-    if math.isnan(value):
-        return "dim"
-    return f"{ink(scale.hex(value))} on {scale.hex(value)}"
 
 
 def _draw_labels(axis: Any, labels: Sequence[str], *, limit: int) -> None:

@@ -146,7 +146,7 @@ class Lines(Drawable, kind="lines"):
 
     def _legend(self) -> str:
         items = "".join(
-            f"<span class=jf-key><svg width=26 height=10>"
+            f"<span class=jf-key><svg width=26 height=10 aria-hidden=true>"
             f'<path class="jf-line jf-s{i % len(DASHES)}" d="M1 5h24"/></svg>'
             f"{escape(name)}&ensp;<b>{number(_last(ys))}</b></span>"
             for i, (name, ys) in enumerate(self.series.items())

@@ -69,9 +69,12 @@ class Scale:
         """The class that gives an element this value's colour."""
         return f"j{_LETTER[self.kind]}{self.level(value)}"
 
-    def hex(self, value: float) -> str:
-        """The colour on paper."""
-        return color(self.kind, self.fraction(value))
+    def style(self, value: float) -> str:
+        """The colour for rich, with black or white ink; dim for a missing value."""
+        if math.isnan(value):
+            return "dim"
+        paper = color(self.kind, self.fraction(value))
+        return f"{'#000000' if ink(paper) == 'black' else '#ffffff'} on {paper}"
 
 
 @cache

@@ -130,7 +130,7 @@ class SideBySide(Block, kind="side by side"):
         told = "".join(f"<span>{escape(each)}</span>" for each in self._told(i, j))
         notes = f"<p class=jf-notes>{told}</p>" if told else ""
         body = f"<p class=jf-said>{same}{escape(text[shared:], keep=chr(10))}</p>"
-        return f"<div><h6>{escape(self.columns[j])}</h6>{body}{notes}</div>"
+        return f"<div><p class=jf-column>{escape(self.columns[j])}</p>{body}{notes}</div>"
 
 
 def _measure(

@@ -19,8 +19,8 @@ from jackfield.reports.block import (
     vector,
 )
 from jackfield.reports.document import captioned
-from jackfield.reports.glyphs import escape, number, printable, short, visible
-from jackfield.reports.palette import LEVELS, Scale, ink
+from jackfield.reports.glyphs import escape, fit, number, printable, short, visible, width
+from jackfield.reports.palette import LEVELS, Scale
 
 _STRONG = 0.5  # share of the largest value from which plain text marks a token
 
@@ -52,7 +52,7 @@ class Tokens(Block, kind="tokens"):
     caption: str = ""
 
     def __post_init__(self) -> None:
-        one = bool(self.tokens) and isinstance(self.tokens[0], str)
+        one = len(self.tokens) > 0 and isinstance(self.tokens[0], str)
         texts = tuple(tuple(map(str, text)) for text in ([self.tokens] if one else self.tokens))
         rows = [self.values] if one else self.values
         values = tuple(
@@ -80,10 +80,12 @@ class Tokens(Block, kind="tokens"):
     def text(self) -> str:
         """Each text with its strong tokens in « »."""
         labels = self._shown_labels()
-        size = max(map(len, labels), default=0)
+        size = max(map(width, labels), default=0)
         strong = _STRONG * max(map(abs, self._finite()), default=0.0)
         lines = [
-            f"{label:>{size}}  " + "".join(_guillemets(*pair, strong) for pair in self._pairs(i))
+            fit(printable(label), size, right=True)
+            + "  "
+            + "".join(_guillemets(*pair, strong) for pair in self._pairs(i))
             for i, label in enumerate(labels)
         ]
         return "\n".join(part for part in (self.caption, *(lines or ["no texts"])) if part)
@@ -97,7 +99,7 @@ class Tokens(Block, kind="tokens"):
         for i, label in enumerate(self._shown_labels()):
             out.append(f"{label:>8}  ", style="dim")
             for token, value in self._pairs(i):
-                out.append(Text(printable(token), style=_rich_style(scale, value)))
+                out.append(Text(printable(token), style=scale.style(value) if value else ""))
             out.append("\n")
         out.rstrip()
         return out
@@ -155,9 +157,3 @@ def _check_pairs(texts: Sequence[Sequence[str]], values: Sequence[Sequence[float
 def _guillemets(token: str, value: float, strong: float) -> str:
     shown = printable(token)
     return f"«{shown}»" if strong and abs(value) >= strong else shown
-
-
-def _rich_style(scale: Scale, value: float) -> str:
-    if math.isnan(value):
-        return "dim"
-    return f"{ink(scale.hex(value))} on {scale.hex(value)}" if value else ""

@@ -120,7 +120,7 @@ def twin(patient: Subject) -> Subject | str:
         return f"model too large for a float64 copy ({size / 1e6:.0f} M parameters)"
     try:
         module = copy.deepcopy(model.module).double()
-        if getattr(module.config, "_experts_implementation", "eager") != "eager":
+        if getattr(model.config, "_experts_implementation", "eager") != "eager":
             module.set_experts_implementation("eager")  # the fused kernels know no float64
     except (RuntimeError, TypeError, NotImplementedError) as error:
         return f"no float64 copy: {error}"

@@ -1,0 +1,136 @@
+"""What steering costs: how far it moves a model's predictions, and how fluent its text stays.
+
+    KL(steered ‖ unsteered) = Σ p_s (log p_s − log p_u)          nats, at each token of given texts
+    NLL = −1/n Σ log p_u(token)                                  nats a token, of generated text
+    distinct-2 = distinct bigrams / bigrams                      of generated text, 0 to 1
+
+NLL is that of the *unsteered* model. A text that repeats itself has a low NLL, so it is shown with
+distinct-2 (Li et al. 2016, arXiv 1510.03055), which is then low as well. KL as a measure of
+control: 2504.19483.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from jackfield.core.where import Coordinates, where
+from jackfield.edits import Edit
+
+if TYPE_CHECKING:
+    from jackfield.model.model import Model
+    from jackfield.model.run import Run
+
+_TEXTS = 8  # in one forward
+_ROWS = 128  # tokens unembedded at once
+
+
+@dataclass(frozen=True)
+class KLCost:
+    """KL(steered ‖ unsteered) in nats a token: mean and 95th percentile over `tokens` tokens."""
+
+    mean: float
+    p95: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Fluency:
+    """Of generated texts: `nll` in nats a token under the unsteered model, and `distinct2`.
+
+    Each is the mean over texts; NaN where no text has the one or two tokens it needs.
+    """
+
+    nll: float
+    distinct2: float
+
+
+def kl_costs(model: "Model", variants: Sequence[Sequence[Edit]], texts: Any) -> list[KLCost]:
+    """The KL of each list of edits to the unedited model, on the tokens of `texts`.
+
+    Sink positions are not counted: nothing reads their predictions.
+
+    Args:
+        model: a language model with known blocks; edits act in its blocks.
+        variants: lists of edits.
+        texts: texts, or token ids [text, position].
+    """
+    listed = [texts] if isinstance(texts, str) else texts
+    found: list[list[Tensor]] = [[] for _ in variants]
+    for start in range(0, len(listed), _TEXTS):
+        part = listed[start : start + _TEXTS]
+        plain = _final_stream(model, part, ())
+        for kept, edits in zip(found, variants, strict=True):
+            kept.append(_token_kl(model, _final_stream(model, part, edits), plain))
+    return [_summed_up(torch.cat(each)) for each in found]
+
+
+def fluency(model: "Model", prompts: Any, tokens: Int[Tensor, "text new"]) -> Fluency:
+    """How fluent generated tokens are to the unsteered model.
+
+    Args:
+        model: the model that generated them.
+        prompts: as given to `model.generate`.
+        tokens: `Generation.tokens`.
+    """
+    made = model.inputs(prompts, padding="left", answer=True)
+    assert made.tokens is not None
+    assert made.mask is not None
+    tokens = tokens.to(made.tokens.device)
+    real = _until_end(model, tokens)
+    ids = torch.cat([made.tokens, tokens], dim=1)
+    mask = torch.cat([made.mask, real], dim=1)
+    run = model.run({"input_ids": ids, "attention_mask": mask.long()})
+    before = run.logits[:, made.tokens.shape[1] - 1 : -1].float().log_softmax(dim=-1)
+    said = before.gather(-1, tokens[..., None])[..., 0]
+    rows = zip(said, tokens, real, strict=True)
+    pairs = [(-s[r].mean(), _distinct2(t[r].tolist())) for s, t, r in rows]
+    nll, distinct = (torch.tensor([float(pair[i]) for pair in pairs]) for i in (0, 1))
+    return Fluency(float(nll.nanmean()), float(distinct.nanmean()))
+
+
+def chosen_tokens(model: "Model", run: "Run", rule: Any) -> Bool[Tensor, "text position"]:
+    """Which tokens of a run a `where` means."""
+    assert run.mask is not None
+    assert run.positions is not None
+    at = Coordinates(run.positions, run.mask.sum(dim=-1), run.tokens, model.sinks)
+    return where(rule).mask(at)
+
+
+def _final_stream(model: "Model", texts: Any, edits: Sequence[Edit]) -> Float[Tensor, "token d"]:
+    """The residual stream after the last block, at all tokens that are not sinks."""
+    last = f"layers.{model.n_layers - 1}.resid_post"
+    run = model.run(texts, sites=[last], edits=edits, logits=False)
+    return run[last][chosen_tokens(model, run, "~sinks")]
+
+
+def _token_kl(
+    model: "Model", steered: Float[Tensor, "token d"], plain: Float[Tensor, "token d"]
+) -> Float[Tensor, "token"]:  # noqa: F821
+    chunks = []
+    for one, other in zip(steered.split(_ROWS), plain.split(_ROWS), strict=True):
+        p, q = (model.unembed(x).float().log_softmax(dim=-1) for x in (one, other))
+        chunks.append((p.exp() * (p - q)).sum(dim=-1).clamp(min=0).cpu())  # rounding goes below 0
+    return torch.cat(chunks)
+
+
+def _summed_up(values: Float[Tensor, "token"]) -> KLCost:  # noqa: F821
+    return KLCost(float(values.mean()), float(values.quantile(0.95)), len(values))
+
+
+def _until_end(model: "Model", tokens: Int[Tensor, "text new"]) -> Bool[Tensor, "text new"]:
+    """True up to a row's end of sequence; generation pads behind it."""
+    config = getattr(model.module, "generation_config", None) or model.config
+    ends = config.eos_token_id
+    listed = torch.tensor(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    ended = torch.isin(tokens, listed.to(tokens)).long().cumsum(dim=1)
+    return ended == 0
+
+
+def _distinct2(ids: Sequence[int]) -> float:
+    pairs = list(pairwise(ids))
+    return len(set(pairs)) / len(pairs) if pairs else float("nan")

@@ -1,0 +1,160 @@
+"""A sweep over strengths: texts side by side, with what each strength costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jackfield.core.progress import Progress
+from jackfield.core.study import Result
+from jackfield.edits import Edit
+from jackfield.reports import Lines, Report, SideBySide, Table
+from jackfield.steering.cost import Fluency, KLCost, fluency, kl_costs
+
+if TYPE_CHECKING:
+    from jackfield.model.model import Model
+
+
+@dataclass(frozen=True)
+class SteeredText:
+    """What was generated at one strength.
+
+    Attributes:
+        direction: "steered", "random", or "unsteered".
+        strength: in the unit of the sweep.
+        texts: one a prompt.
+        kl: KL to the unsteered model on neutral text.
+        fluency: of the texts, to the unsteered model.
+    """
+
+    direction: str
+    strength: float
+    texts: tuple[str, ...]
+    kl: KLCost
+    fluency: Fluency
+
+
+@dataclass(frozen=True)
+class Sweep(Result):
+    """Texts at several strengths, unsteered first.
+
+    Attributes:
+        prompts: as shown.
+        results: unsteered, then the direction at each strength, then a random one of its length.
+        report_of_direction: what is known of the direction itself.
+        unit: of the strengths.
+    """
+
+    prompts: tuple[str, ...]
+    results: tuple[SteeredText, ...]
+    report_of_direction: Report
+    unit: str
+
+    def of(self, direction: str) -> list[SteeredText]:
+        """The results of "steered", "random" or "unsteered"."""
+        return [each for each in self.results if each.direction == direction]
+
+    def report(self) -> Report:
+        """The steered texts side by side, the costs, the control, and the direction."""
+        plain = self.of("unsteered")
+        blocks = [
+            self._texts([*plain, *self.of("steered")], "Steered."),
+            self._table(),
+            *self._curves(),
+            self._texts([*plain, *self.of("random")], "A random direction of the same length."),
+            self.report_of_direction,
+        ]
+        return Report("Steering", blocks, summary=self._sentence())
+
+    def _sentence(self) -> str:
+        steered = self.of("steered")
+        least, most = (pick(steered, key=lambda each: each.kl.mean) for pick in (min, max))
+        plain = self.of("unsteered")[0].fluency
+        return (
+            f"Steering (strength in lengths of the {self.unit}) moves the predictions on neutral "
+            f"text by {least.kl.mean:.2g} nats a token at {least.strength:+g}, and by "
+            f"{most.kl.mean:.2g} at {most.strength:+g}, where the texts' NLL goes from {plain.nll:.2f} unsteered to "
+            f"{most.fluency.nll:.2f} nats, distinct-2 from {plain.distinct2:.2f} to "
+            f"{most.fluency.distinct2:.2f}."
+        )
+
+    def _texts(self, results: Sequence[SteeredText], caption: str) -> SideBySide:
+        rows = len(self.prompts)
+        return SideBySide(
+            [_name(each) for each in results],
+            [[each.texts[row] for each in results] for row in range(rows)],
+            self.prompts,
+            measures={"KL, nats": [[each.kl.mean for each in results]] * rows},
+            caption=caption,
+        )
+
+    def _table(self) -> Table:
+        columns = ["direction", "strength", "KL mean", "KL 95 %", "NLL", "distinct-2"]
+        rows = [
+            [
+                each.direction,
+                each.strength,
+                each.kl.mean,
+                each.kl.p95,
+                each.fluency.nll,
+                each.fluency.distinct2,
+            ]
+            for each in self.results
+        ]
+        return Table(
+            columns,
+            rows,
+            caption=(
+                "KL to the unsteered model in nats a token of neutral text; NLL of the generated "
+                "texts under the unsteered model in nats a token; distinct-2 is the share of "
+                "bigrams that are not repeated."
+            ),
+            formats=dict.fromkeys(columns[2:], ".3f"),
+        )
+
+    def _curves(self) -> list[Lines]:
+        """KL over strength, where there are enough strengths for a curve."""
+        ordered = {
+            name: sorted([*self.of("unsteered"), *self.of(name)], key=lambda each: each.strength)
+            for name in ("steered", "random")
+        }
+        strengths = [each.strength for each in ordered["steered"]]
+        if len(strengths) < 4:
+            return []
+        curves = {name: [each.kl.mean for each in found] for name, found in ordered.items()}
+        title = f"strength, lengths of the {self.unit}"
+        return [Lines(strengths, curves, x_title=title, y_title="KL, nats a token")]
+
+
+def swept(
+    model: "Model",
+    prompts: Any,
+    variants: Mapping[tuple[str, float], Sequence[Edit]],
+    max_new_tokens: int,
+    neutral: Any,
+    progress: bool,
+) -> tuple[tuple[str, ...], tuple[SteeredText, ...]]:
+    """The prompts as shown, and the result of each variant with the unsteered one first."""
+    every: dict[tuple[str, float], Sequence[Edit]] = {("unsteered", 0.0): (), **variants}
+    costs = kl_costs(model, list(every.values()), neutral)
+    results: list[SteeredText] = []
+    shown: tuple[str, ...] = ()
+    with Progress("generating", total=len(every), unit="variants", enabled=progress) as line:
+        for ((direction, strength), edits), cost in zip(every.items(), costs, strict=True):
+            made = model.generate(prompts, edits=list(edits), max_new_tokens=max_new_tokens)
+            smooth = fluency(model, prompts, made.tokens)
+            results.append(SteeredText(direction, strength, tuple(made.texts), cost, smooth))
+            shown = shown or _shown(prompts, made.prompts)
+            line.update(1, strength=strength, KL=cost.mean)
+    return shown, tuple(results)
+
+
+def _shown(prompts: Any, rendered: Sequence[str]) -> tuple[str, ...]:
+    """What was asked: the last message of a chat, else the prompt as the model read it."""
+    chats = [prompts] if isinstance(prompts, list) and isinstance(prompts[0], Mapping) else prompts
+    if isinstance(chats, list) and all(isinstance(each, list) for each in chats):
+        return tuple(str(chat[-1]["content"]) for chat in chats)
+    return tuple(rendered)
+
+
+def _name(each: SteeredText) -> str:
+    return "unsteered" if each.direction == "unsteered" else f"{each.direction} {each.strength:+g}"
