@@ -18,10 +18,10 @@ MakeWheel = Callable[..., Wheel]
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tiny tensors are slower on several threads, a hundred times so on a busy machine."""
+def _one_thread() -> Iterator[None]:
+    """Small tensors are slower on several threads, twenty times so on a busy machine."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(threads if "smollm2" in request.fixturenames else 1)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 

@@ -76,6 +76,12 @@ class IOI(Battery):
         corrupt: how the twin differs; see the head of this file.
         order: "baba" (S before IO, as in John and Mary … John) or "abba" (IO before S).
         template: index into `TEMPLATES`. One at a time, so that positions mean the same in all.
+
+    >>> from jackfield.testing import tiny_llama
+    >>> model = tiny_llama(texts=[*TEMPLATES, " " + " ".join([*NAMES, *PLACES, *OBJECTS])])
+    >>> (example,) = IOI(corrupt="swapped").examples(model, 1)
+    >>> example.clean.count(example.answer), example.corrupted.count(example.answer)
+    (1, 2)
     """
 
     corrupt: Literal["name", "swapped", "abc"] = "name"

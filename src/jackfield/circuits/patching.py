@@ -57,6 +57,16 @@ class ActivationPatching(Study):
         by: what is moved at a time: "position" (all units of one token), "head" or "neuron" (one
             unit on all tokens), None (the whole site).
         direction: "denoise" (clean into corrupted) or "noise" (corrupted into clean).
+
+    >>> from jackfield.circuits import LogitDifference
+    >>> from jackfield.testing import tiny_llama
+    >>> clean, corrupted = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 8, 7]])
+    >>> metric = LogitDifference(answer=3, wrong=4)
+    >>> grid = ActivationPatching().run(
+    ...     tiny_llama(), clean=clean, corrupted=corrupted, metric=metric
+    ... )
+    >>> [round(share, 3) for share in grid.values[-1].tolist()]  # the last layer: [position]
+    [0.0, 0.0, 1.0]
     """
 
     sites: str = "layers.*.resid_post"

@@ -16,7 +16,7 @@ import jackfield as jf
 from jackfield.cli import show
 from jackfield.core.artifacts import atomic_write
 from jackfield.core.errors import ConfigError, explain
-from jackfield.reports import GLOSSARY, Block, Page, PageSection, Report
+from jackfield.reports import GLOSSARY, Block, Page, PageSection, Report, Table, Text
 
 PROMPT = "When John and Mary went to the store, John gave a bottle of milk to"
 CORRUPTED = "When Mary and John went to the store, Mary gave a bottle of milk to"
@@ -106,7 +106,7 @@ class Demo:
             "length of their mean": f"{moments.mean.norm():.1f}",
             "spread around it": f"{spread:.1f}",
         }
-        table = jf.reports.Table(["what", "value"], list(facts.items()))
+        table = Table(["what", "value"], list(facts.items()))
         return Report("Read and keep", [table])
 
     def _learn(self, site: str) -> Report:
@@ -162,7 +162,7 @@ small enough for a laptop."""
 def _told(title: str, looking_at: str, how_to_read: str, code: str) -> Callable[[Report], PageSection]:
     def make(report: Report) -> PageSection:
         blocks: Sequence[Block] = report.blocks
-        summary: list[Any] = [jf.reports.Text(report.summary)] if report.summary else []
+        summary: list[Any] = [Text(report.summary)] if report.summary else []
         return PageSection(title, looking_at, [*summary, *blocks], how_to_read, code)
 
     return make

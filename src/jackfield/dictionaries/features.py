@@ -237,7 +237,11 @@ class FeatureIndex:
     def _strings(self, window: Sequence[Token]) -> list[str]:
         """A text for each token: "…" for a gap, the position where there are no tokens."""
         ids = [token.id for token in window if token.id is not None]
-        told = iter(self.model.token_strings(ids) if self.model is not None else [f" {each}" for each in ids])
+        told = iter(
+            self.model.token_strings(ids)
+            if self.model is not None
+            else [f" {each}" for each in ids]
+        )
         return [
             next(told) if token.id is not None else "…" if token.is_gap else f" @{token.position}"
             for token in window

@@ -66,7 +66,7 @@ class TopK(Method):
     decay: float = setting(0.2, ge=0, le=1)
     aux: float = setting(1 / 32, ge=0)
     k_aux: int | None = setting(None, ge=1)
-    dead_after: int = setting(50_000, ge=1)
+    dead_after: int = setting(20_000, ge=1)
     normalise: bool = setting(True)
     reach: float | None = setting(10.0, gt=0)
     seed: int = setting(0, ge=0)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jackfield.dictionaries.topk import TopK
 
 _NOTHING = 1e-6  # of the variance: an error below it is nothing that dead latents should learn
+_SAME = 1e-12  # variance over mean square: below it is nothing but rounding in float32
 _RECENT = 0.05  # share of the newest look in the densities, so that they forget the beginning
 
 
@@ -53,7 +54,7 @@ def loss_of(
 def geometric_median(x: Float[Tensor, "row d"], rounds: int = 20) -> Float[Tensor, " d"]:
     """The point whose distances to the rows sum to the least; outliers hardly move it (Weiszfeld).
 
-    >>> geometric_median(torch.tensor([[0.0], [1.0], [2.0], [1.0], [1e6]]))
+    >>> geometric_median(torch.tensor([[0.0], [1.0], [2.0], [1.0], [1e6]])).round(decimals=3)
     tensor([1.])
     """
     centre = x.median(dim=0).values
@@ -95,7 +96,7 @@ class TopKLearner(Learner):
         radius = distance.median() * (math.inf if self.config.reach is None else self.config.reach)
         kept = x[distance <= radius] - centre
         variance = kept.square().sum(dim=1).mean()
-        if not variance > 0:
+        if not variance > _SAME * x.square().sum(dim=1).mean():
             where, got = f"TopK at {self.site}", f"{len(x):,} rows that are (nearly) all equal"
             raise InputError(explain(where=where, expected="rows that differ", got=got))
         normalise = self.config.normalise

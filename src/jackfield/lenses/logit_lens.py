@@ -41,6 +41,11 @@ class LogitLens(Study):
     Attributes:
         sites: a pattern of sites of width d_model; each is a layer of the result.
         k: how many of the likeliest tokens are kept.
+
+    >>> from jackfield.testing import tiny_llama
+    >>> grid = LogitLens(k=2).run(tiny_llama(), torch.tensor([[5, 6, 7]]))
+    >>> grid.top_ids.shape, grid.rank[-1].tolist()
+    (torch.Size([3, 1, 3, 2]), [[1, 1, 1]])
     """
 
     sites: str = "layers.*.resid_post"
@@ -55,7 +60,7 @@ class LogitLens(Study):
             progress: show a live line.
 
         Raises:
-            InputError: the input has no tokens.
+            InputError: the input has no tokens, or the model's logits are not finite.
             SiteError: a site has another width than the residual stream, or there is no head.
         """
         names = _sites(model, self.sites)
@@ -66,6 +71,9 @@ class LogitLens(Study):
                 explain(where=f"{model.name}, lens", expected="tokens to read", got=got)
             )
         final = run.logits[run.mask]
+        if not bool(torch.isfinite(final).all()):
+            where = f"{model.name}, lens"
+            raise InputError(explain(where=where, expected="finite logits", got="NaN or Inf"))
         with Progress("lens", total=len(names), unit="layers", enabled=progress) as shown:
             found = []
             for name in names:

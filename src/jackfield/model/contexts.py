@@ -44,14 +44,14 @@ def editing(model: "Model", edits: Sequence[Edit]) -> Iterator[Plan]:
 
 @contextmanager
 def swapping(
-    model: "Model", pattern: str, factory: Callable[[nn.Module, str], nn.Module]
+    model: "Model", pattern: str, factory: Callable[[nn.Module, str], nn.Module | Callable[..., Any]]
 ) -> Iterator[list[str]]:
     """Puts `factory(old, path)` in the place of matching modules inside the block.
 
     Args:
         model: whose modules.
         pattern: a module path; `*` and ranges stand for parts of it (`model.layers.*.mlp`).
-        factory: gets the old module and its path, and returns the new one.
+        factory: gets the old module and its path, and returns the new one, or any callable.
 
     Yields:
         The paths that were swapped.
@@ -76,7 +76,7 @@ def swapping(
         for path in found:
             old = model.module.get_submodule(path)
             stack.callback(_set, model.module, path, old)
-            _set(model.module, path, factory(old, path))
+            _set(model.module, path, _as_module(factory(old, path), path))
         model.sites.refresh()
         yield found
 
@@ -190,9 +190,24 @@ def _guarded_beams(model: "Model", edits: Sequence[Edit]) -> Iterator[None]:
 
 def _set(module: nn.Module, path: str, value: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
-    owner = module.get_submodule(parent)
-    if not isinstance(value, nn.Module):
-        raise ModelError(
-            explain(where=path, expected="an nn.Module from the factory", got=type(value).__name__)
-        )
-    owner._modules[name] = value
+    module.get_submodule(parent)._modules[name] = value
+
+
+def _as_module(value: Any, path: str) -> nn.Module:
+    if isinstance(value, nn.Module):
+        return value
+    if not callable(value):
+        expected, got = "an nn.Module or a callable from the factory", type(value).__name__
+        raise ModelError(explain(where=path, expected=expected, got=got))
+    return _Called(value)
+
+
+class _Called(nn.Module):
+    """A plain callable in the place of a module."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self._call = call
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(*args, **kwargs)

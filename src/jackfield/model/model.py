@@ -264,7 +264,7 @@ class Model:
         return contexts.editing(self, edits)
 
     def swapping(
-        self, pattern: str, factory: Callable[[nn.Module, str], nn.Module]
+        self, pattern: str, factory: Callable[[nn.Module, str], nn.Module | Callable[..., Any]]
     ) -> AbstractContextManager[list[str]]:
         """Puts `factory(old, path)` in the place of each matching module inside the block."""
         return contexts.swapping(self, pattern, factory)

@@ -53,8 +53,10 @@ class WINA(Method):
 
     >>> from jackfield.testing import tiny_llama
     >>> fitted = WINA(sparsity=0.5, sites=("layers.*.mlp_post",)).fit(tiny_llama())
-    >>> fitted.edits(where="all")[0]
-    KeepTopK(k=24, weights=Tensor[48], together=1, at='layers.0.mlp_post', where=all, reads=())
+    >>> fitted
+    SparseInputs(tiny: 3 sites, 50.0% kept)
+    >>> len(fitted.edits(where="all")), f"{fitted.saved:.1%}"
+    (3, '9.5%')
     """
 
     sparsity: float = setting(0.5, ge=0, lt=1)

@@ -51,6 +51,13 @@ class MeanDifference(Method):
         where: which tokens may be read.
         splits: random halvings for d′ and the cosine.
         seed: of the halvings.
+
+    >>> from jackfield.testing import tiny_world
+    >>> world = tiny_world()
+    >>> sides = {"positive": world.tokens, "negative": world.other}
+    >>> found = MeanDifference().fit(world.model, **sides, at="layers.1.resid_post")
+    >>> found.vector.shape, found.counts
+    (torch.Size([32]), (24, 24))
     """
 
     tokens: Literal["all", "last"] = "all"

@@ -72,8 +72,8 @@ class Sweep(Result):
         return (
             f"Steering (strength in lengths of the {self.unit}) moves the predictions on neutral "
             f"text by {least.kl.mean:.2g} nats a token at {least.strength:+g}, and by "
-            f"{most.kl.mean:.2g} at {most.strength:+g}, where the texts' NLL goes from {plain.nll:.2f} unsteered to "
-            f"{most.fluency.nll:.2f} nats, distinct-2 from {plain.distinct2:.2f} to "
+            f"{most.kl.mean:.2g} at {most.strength:+g}. The texts' NLL is {plain.nll:.2f} nats "
+            f"unsteered and {most.fluency.nll:.2f} there, distinct-2 {plain.distinct2:.2f} and "
             f"{most.fluency.distinct2:.2f}."
         )
 

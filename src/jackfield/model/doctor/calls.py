@@ -87,8 +87,7 @@ def _pads(patient: Subject) -> bool:
 
 def _edits_by_position(patient: Subject) -> list[Edit]:
     """A Δ at the last token and at the second, in the middle of the model."""
-    middle = patient.layers[len(patient.layers) // 2]
-    site = f"layers.{middle}.resid_post"
+    site = f"layers.{patient.middle}.resid_post"
     vector = patient.change(patient.run([site])[site][0, 1])
     return [Add(vector, at=site, where=[1]), Add(-vector, at=site, where="last")]
 
@@ -128,9 +127,9 @@ def _decoding_mistakes(patient: Subject, edited: bool) -> dict[str, float]:
 
 def _edits_of_the_cache(patient: Subject) -> list[Edit]:
     """Δ of k at every position, of v at one, of the stream at two: each as `where` says it."""
-    middle = patient.layers[len(patient.layers) // 2]
     wheres: Mapping[str, Any] = {"k": "all", "v": [2], "resid_post": [1, 3]}
-    sites = {f"layers.{middle}.{r}": w for r, w in wheres.items() if r in patient.sites_of(middle)}
+    names = {role: f"layers.{patient.middle}.{role}" for role in wheres}
+    sites = {name: wheres[r] for r, name in names.items() if name in patient.model.sites}
     run = patient.run(list(sites))
     return [Add(patient.change(run[s][0, 1]), at=s, where=w) for s, w in sites.items()]
 

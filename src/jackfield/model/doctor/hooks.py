@@ -5,7 +5,7 @@ its parts is read, changed at the output and changed at the input.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -31,9 +31,9 @@ def check_hooks(patient: Subject, twin: Subject | None) -> Iterator[Row]:
     for kind, group in (("sites", sites), ("modules", parts)):
         if group:
             base = patient.run([site.name for site in group])
-            reads = {site.name: _read_mistake(patient, site, base) for site in group}
-            yield judge(f"{kind}: a read is a plain hook's", reads, 0.0)
-            writes = {site.name: _write_mistake(patient, site, base) for site in group}
+            yield judge(f"{kind}: a read is a plain hook's", _read_mistakes(patient, group, base), 0.0)
+            near = [site for site in group if site.layer in (None, patient.middle)]
+            writes = {site.name: _write_mistake(patient, site, base) for site in near}
             yield judge(f"{kind}: a written Δ is a plain hook's", writes, 0.0)
     paths = [path for path in paths if twin is None or path in set(_called(twin))]
     if paths:
@@ -91,13 +91,20 @@ def _is_whole(site: Site) -> bool:
     return bool(plain) and site.write == site.point and site.role not in (*ATTENTION_ROLES[3:5], "router")
 
 
-def _read_mistake(patient: Subject, site: Site, base: Any) -> float:
-    seen: list[Tensor] = []
-    with _hooked(patient, site, lambda x: seen.append(x.clone())):
+def _read_mistakes(patient: Subject, sites: list[Site], base: Any) -> dict[str, float]:
+    seen: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    with ExitStack() as stack:
+        for site in sites:
+            into = seen[site.name]
+            stack.enter_context(_hooked(patient, site, lambda x, to=into: to.append(x.clone())))
         patient.run()
-    if site.name not in base.sites or len(seen) != 1:
+    return {name: _differs(base[name], found) for name, found in seen.items()}
+
+
+def _differs(value: Tensor, seen: list[Tensor]) -> float:
+    """0 where the one tensor that was seen holds the value, all of it or as a part."""
+    if len(seen) != 1:
         return torch.inf
-    value = base[site.name]
     if value.numel() != seen[0].numel():  # a part of a fused projection
         return 0.0 if torch.isin(value, seen[0]).all() else torch.inf
     return 0.0 if torch.equal(value.reshape(seen[0].shape), seen[0]) else torch.inf

@@ -70,8 +70,7 @@ def check_parts(patient: Subject, twin: Subject | None) -> Iterator[Row]:
     if not model.n_layers:
         yield absent("start, stop, unembed", "no known blocks")
         return
-    middle = patient.layers[len(patient.layers) // 2]
-    sites = [f"layers.{middle}.resid_pre", f"layers.{model.n_layers - 1}.resid_post"]
+    sites = [f"layers.{patient.middle}.resid_pre", f"layers.{model.n_layers - 1}.resid_post"]
     run = patient.run(sites)
     found = {
         f"start={sites[0]}": _same(output(patient.run(start={sites[0]: run[sites[0]]})), output(run)),

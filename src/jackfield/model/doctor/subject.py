@@ -63,6 +63,11 @@ class Subject:
         return self.model.run(self.given, sites=sites, edits=edits, **options)
 
     @property
+    def middle(self) -> int | None:
+        """A block in the middle, None where none are known."""
+        return self.layers[len(self.layers) // 2] if self.layers else None
+
+    @property
     def sites(self) -> list[Site]:
         """The sites that a forward passes (the cache's are read after it)."""
         return [site for site in self.model.sites if site.point.side != "cache"]
@@ -71,6 +76,14 @@ class Subject:
     def sampled(self) -> list[Site]:
         """Those outside the blocks and in the blocks that are looked at closely."""
         return [site for site in self.sites if site.layer is None or site.layer in self.layers]
+
+    def rerun(self, base: "Run", layer: int | None, edits: Sequence[Edit], **options: Any) -> "Run":
+        """The forward of `base` with edits in one block, from this block on; reads what is there."""
+        if layer is None:
+            return self.run(base.sites, edits, **options)
+        entry = f"layers.{layer}.resid_pre"
+        sites = list(self.sites_of(layer).values())
+        return self.run(sites, edits, start={entry: base[entry]}, **options)
 
     def sites_of(self, layer: int) -> dict[str, str]:
         """Role → name of the block's sites, in the order of the forward."""
@@ -182,10 +195,9 @@ def _tensors(made: Any) -> list[Tensor]:
 
 
 def _size(like: Tensor) -> float:
-    finite = like.detach().double()
-    finite = finite[finite.isfinite()]
-    size = float(finite.abs().median()) if finite.numel() else 1.0
-    return size or float(finite.abs().max()) or 1.0
+    sizes = like.detach().double().abs()
+    sizes = sizes[sizes.isfinite() & (sizes > 0)]
+    return float(sizes.median()) if sizes.numel() else 1.0
 
 
 def _double(given: Any) -> Any:

@@ -50,20 +50,24 @@ def check_writes(patient: Subject, twin: Subject | None) -> Iterator[Row]:
         found, small = {}, {}
         for site in group:
             found.update(write_mistakes(patient, site, base))
-            small.update(write_mistakes(twin, site, exact) if twin and exact else {})
+            small.update(write_mistakes(twin, site, exact, here=True) if twin and exact else {})
         check = f"Δ at {role} does what its equations say"
         yield judge(check, found, patient.local, twin=small if twin else None)
 
 
-def write_mistakes(patient: Subject, site: Site, base: Run) -> dict[str, float]:
+def write_mistakes(
+    patient: Subject, site: Site, base: Run, *, here: bool = False
+) -> dict[str, float]:
     """What a Δ at the site does wrongly: "site → other" → how far off; {site: …} is the largest.
 
-    Infinite where something changes that must not, or nothing changes at all.
+    Infinite where something changes that must not, or nothing changes at all. With `here` only the
+    block is run, without the output.
     """
     delta = _delta(patient, site, base)
-    run = patient.run(base.sites, [Add(delta, at=site.name)])
+    here = here and site.layer is not None
+    run = patient.rerun(base, site.layer, [Add(delta, at=site.name)], logits=not here)
     wrong = {site.name: relative(run[site.name], base[site.name] + delta)}
-    if effect(run, base) < EFFECT:
+    if not here and effect(run, base) < EFFECT:
         wrong[f"{site.name} → (no effect)"] = torch.inf
     for name, error in _consequences(patient, site, base, run).items():
         wrong[f"{site.name} → {name}"] = error
