@@ -14,9 +14,9 @@ from jackfield.core.errors import ConfigError
 class Example:
     """A config with each kind of setting."""
 
-    k: int = setting(32, ge=1)
-    rate: float = setting(1e-3, gt=0, lt=1)
-    mode: str = setting("relu", choices=("relu", "topk"))
+    k: int = setting(default=32, ge=1)
+    rate: float = setting(default=1e-3, gt=0, lt=1)
+    mode: str = setting(default="relu", choices=("relu", "topk"))
     kind: Literal["a", "b"] = "a"
     layers: tuple[int, ...] = (1, 2)
     label: str | None = None

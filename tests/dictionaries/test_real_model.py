@@ -13,7 +13,7 @@ TEXT = "The committee published its report on the bridge in the spring of the ne
 @pytest.fixture(scope="module")
 def batch(smollm2):
     corpus = jf.corpus("docs", limit=60)
-    return smollm2.stream(corpus, sites=[SITE], max_tokens=6000).collect()
+    return smollm2.stream(corpus, sites=[SITE], max_tokens=4000).collect()
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def stream(batch):
 
 @pytest.fixture(scope="module")
 def sae(stream):
-    return TopK(latents=512, k=32, rows=60_000, batch=256).fit(stream, progress=False)
+    return TopK(latents=512, k=32, rows=40_000, batch=256).fit(stream, progress=False)
 
 
 def loss(model, edits):

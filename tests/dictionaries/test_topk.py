@@ -292,7 +292,7 @@ def test_what_cannot_be_fitted_is_said(config, rows, error, words):
 def test_nan_rows_are_named():
     x = torch.randn(500, 4)
     x[123, 2] = torch.nan
-    with pytest.raises(InputError, match="TopK at here: expected finite .* document 123"):
+    with pytest.raises(InputError, match=r"TopK at here: expected finite .* document 123"):
         SMALL.fit(Stream.from_tensor(x, site="here"), progress=False)
 
 

@@ -31,7 +31,9 @@ def expected(f, mean=0.0, variance=1.0):
     std = math.sqrt(variance)
 
     def weighted(z):
-        return float(f(z)) * math.exp(-(((z - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
+        return (
+            float(f(z)) * math.exp(-(((z - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
+        )
 
     low, high = min(mean - 14 * std, -1.0), max(mean + 14 * std, 1.0)
     sides = [quad(weighted, *ends, epsabs=1e-14, limit=200)[0] for ends in ((low, 0), (0, high))]

@@ -11,6 +11,7 @@ from jackfield.core.config import from_json, to_json
 from jackfield.core.errors import ConfigError
 from jackfield.memory import LowPrecision, SavedBytes
 from jackfield.memory.low_precision import _packed
+from jackfield.model.saving import SavingPolicy
 
 UNIT = {"float32": 2**-24, "bfloat16": 2**-8, "float16": 2**-11}
 DTYPES = [*UNIT, "int8"]
@@ -26,7 +27,13 @@ def round_trip(x, dtype):
 
 def mlp(width=32):
     torch.manual_seed(0)
-    layers = [nn.Linear(16, width), nn.GELU(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1)]
+    layers = [
+        nn.Linear(16, width),
+        nn.GELU(),
+        nn.Linear(width, width),
+        nn.Tanh(),
+        nn.Linear(width, 1),
+    ]
     return nn.Sequential(*layers)
 
 
@@ -38,6 +45,16 @@ def gradients(model, call, given):
     loss.backward()
     flat = torch.cat([p.grad.flatten() for p in model.module.parameters()])
     return loss.detach(), flat
+
+
+def cosine(a, b):
+    """In float64, piece by piece: there are 135 million of them."""
+    pieces = zip(a.split(2**22), b.split(2**22), strict=True)
+    sums = [
+        torch.stack([x @ y, x @ x, y @ y]) for x, y in ((x.double(), y.double()) for x, y in pieces)
+    ]
+    both, first, second = torch.stack(sums).sum(dim=0).tolist()
+    return both / (first * second) ** 0.5
 
 
 def relative(a, b):
@@ -77,9 +94,9 @@ def test_shape_dtype_strides_and_values_without_error_come_back(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_would_not_shrink_is_kept_as_it_is(dtype):
-    narrow = torch.randn(5, 1).bfloat16() if dtype != "int8" else torch.randn(5, 1)
+    narrow = torch.randn(5, 1) if dtype in ("float32", "int8") else torch.randn(5, 1).bfloat16()
     mask = torch.zeros(1, 9).expand(8, 9)  # packing would write its 72 elements out
-    for x in (torch.arange(50), torch.ones(50).bool(), torch.tensor(2.5), narrow, mask):
+    for x in (torch.arange(50), torch.ones(50).bool(), narrow, narrow[0, 0], mask):
         assert policy(dtype).pack(x) is x
     small = torch.randn(10, 10, dtype=torch.float64)
     assert LowPrecision(dtype=dtype, min_elements=101).pack(small) is small
@@ -107,7 +124,7 @@ def test_forward_is_bit_equal_and_gradients_near(tiny64, tokens, dtype):
     loss, got = gradients(tiny64, call, policy(dtype))
     assert torch.equal(loss, plain)
     assert not torch.equal(got, expected)
-    assert torch.cosine_similarity(got, expected, dim=0) > 0.999
+    assert cosine(got, expected) > 0.999
 
 
 def test_the_error_of_the_gradient_shrinks_with_precision():
@@ -130,7 +147,7 @@ def test_the_error_of_the_gradient_shrinks_with_precision():
 def test_int8_of_a_bad_grid_would_be_seen():
     """Negative control: with one step for a whole batch of unlike rows the gradients go astray."""
 
-    class OneStep(jf.memory.LowPrecision.__mro__[1]):
+    class OneStep(SavingPolicy):
         def pack(self, x):
             return x if x.numel() < 64 else (x / (x.abs().max() / 127)).round(), x.abs().max() / 127
 
@@ -155,7 +172,7 @@ def test_int8_of_a_bad_grid_would_be_seen():
 def test_parameters_are_never_packed():
     seen = []
 
-    class Spy(jf.memory.LowPrecision.__mro__[1]):
+    class Spy(SavingPolicy):
         def pack(self, x):
             seen.append(x.data_ptr())
             return x
@@ -218,21 +235,23 @@ def test_settings():
 @pytest.mark.slow
 def test_on_a_real_model(smollm2, capsys):
     """Saved bytes and gradients of SmolLM2-135M on 16 tokens; the figures are printed."""
-    call = smollm2.tokenize("The capital of France is Paris, and the capital of Italy is", labels=True)
+    call = smollm2.tokenize(
+        "The capital of France is Paris, and the capital of Italy is", labels=True
+    )
 
     def loss(module):
         return module(**call).loss
 
     plain, expected = gradients(smollm2, loss, meter := SavedBytes())
     assert meter.bytes == meter.unpacked_bytes
-    for dtype, share, cosine in (("bfloat16", 0.56, 0.999), ("int8", 0.33, 0.98)):
+    for dtype, share, near in (("bfloat16", 0.56, 0.999), ("int8", 0.33, 0.98)):
         meter = SavedBytes(LowPrecision(dtype=dtype))
         got, flat = gradients(smollm2, loss, meter)
-        alike = torch.cosine_similarity(flat, expected, dim=0).item()
+        alike = cosine(flat, expected)
         with capsys.disabled():
             kept, whole = meter.bytes / 2**20, meter.unpacked_bytes / 2**20
             print(f"\n{dtype}: {whole:.2f} -> {kept:.2f} MiB saved, cosine {alike:.6f}")
         assert torch.equal(got, plain)
-        assert alike > cosine
+        assert alike > near
         assert meter.bytes < share * meter.unpacked_bytes
     smollm2.module.zero_grad()

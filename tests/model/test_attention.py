@@ -166,20 +166,22 @@ def test_names_configs_and_mask_functions_stay_as_they_are(tiny, tokens):
 
 def test_the_interface_is_the_first_one_after_the_last_tap(tiny, tokens):
     first = AttentionInterface.get_interface
-    outer = tapped({tiny.module.model.layers[0].self_attn: lambda inner, call: None})
-    with outer:
+    with tap_of_nothing(tiny):
         wrapped = AttentionInterface.get_interface
         assert wrapped is not first
         tiny.run(tokens, sites=["layers.1.z"])
         assert AttentionInterface.get_interface is wrapped
     assert AttentionInterface.get_interface is first
-    with pytest.raises(ZeroDivisionError), outer_again(tiny):
+    with pytest.raises(ZeroDivisionError), tap_of_nothing(tiny):
         raise ZeroDivisionError
     assert AttentionInterface.get_interface is first
 
 
-def outer_again(model):
-    return tapped({model.module.model.layers[0].self_attn: lambda inner, call: None})
+def tap_of_nothing(model):
+    def straight_on(inner, call):
+        return inner(call.module, call.query, call.key, call.value, call.mask, **call.options)
+
+    return tapped({model.module.model.layers[0].self_attn: straight_on})
 
 
 def test_other_models_pass_by_a_tap(tiny, tiny64, tokens):
@@ -294,7 +296,9 @@ def test_a_kernel_that_does_something_else_is_found_out():
     call = call_of()
     pattern = softmax(rebuild_scores(call, "here"), call)
     for wrong in (fused(call) * 1.001, fused(call).masked_fill(torch.ones(1).bool(), torch.nan)):
-        with pytest.raises(SiteError, match="a rebuilt pattern whose z is within .* q, k, v and z"):
+        with pytest.raises(
+            SiteError, match=r"a rebuilt pattern whose z is within .* q, k, v and z"
+        ):
             check_rebuilt(pattern, wrong, call, None, "here")
 
 
@@ -305,6 +309,18 @@ def test_padding_is_not_part_of_the_check():
     z = fused(call).clone()
     z[0, 2] = torch.nan
     check_rebuilt(pattern, z, call, real, "here")
+
+
+def test_gradients_inside_are_finite_where_padding_attends_to_nothing(talker):
+    names = ["layers.1.scores", "layers.1.pattern", "layers.0.resid_post"]
+    both = talker.run(["w7 w8 w9 w10", "w11 w12"], sites=names, padding="left", grad=True)
+    alone = talker.run("w11 w12", sites=names, grad=True)
+    got = both.gradients(both.logits[:, -1, 5].sin().sum())
+    expected = alone.gradients(alone.logits[:, -1, 5].sin().sum())
+    assert all(gradient.isfinite().all() for gradient in got.values())
+    assert torch.allclose(got[names[0]][1, :, 2:, 2:], expected[names[0]][0], atol=1e-6)
+    assert torch.allclose(got[names[1]][1, :, 2:, 2:], expected[names[1]][0], atol=1e-6)
+    assert torch.allclose(got[names[2]][1, 2:], expected[names[2]][0], atol=1e-6)
 
 
 def test_dropout_in_training_is_refused_only_inside(tiny, tokens):

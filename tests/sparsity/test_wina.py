@@ -46,9 +46,7 @@ def test_no_choice_of_k_units_is_better_where_columns_are_orthogonal(seed):
     lengths = torch.rand(8, dtype=torch.float64) * 3
     W, x = orthogonal(lengths), torch.randn(8, dtype=torch.float64)
     fitted = WINA(sparsity=5 / 8, sites=("0:in",)).fit(one_layer(W))
-    errors = [
-        (W[:, list(gone)] @ x[list(gone)]).pow(2).sum() for gone in combinations(range(8), 5)
-    ]
+    errors = [(W[:, list(gone)] @ x[list(gone)]).pow(2).sum() for gone in combinations(range(8), 5)]
     assert error(W, x, fitted.edits(where="all")[0]) <= min(errors) * (1 + 1e-6)
 
 
@@ -64,7 +62,7 @@ def test_with_cross_terms_the_norms_do_not_tell_the_error():
 
 
 def test_it_finds_the_units_that_matter_and_teal_does_not():
-    """Planted: ten units are small and read by long columns; they carry nearly all of the output."""
+    """Planted: ten units are small and read by long columns; they carry most of the output."""
     planted = torch.randperm(64)[:10]
     lengths, sizes = torch.ones(64), torch.ones(64)
     lengths[planted], sizes[planted] = 100.0, 0.2
@@ -87,7 +85,10 @@ def test_with_columns_of_one_length_it_is_teal():
     model = one_layer(orthogonal(torch.full((16,), 3.0, dtype=torch.float64)))
     x = torch.randn(40, 16)
     wina, teal = (
-        WINA(sites=("0:in",), weights=weights).fit(model).edits(where="all")[0].apply(x, Context("x"))
+        WINA(sites=("0:in",), weights=weights)
+        .fit(model)
+        .edits(where="all")[0]
+        .apply(x, Context("x"))
         for weights in (True, False)
     )
     assert torch.equal(wina, teal)

@@ -86,7 +86,7 @@ class IOI(Battery):
 
     corrupt: Literal["name", "swapped", "abc"] = "name"
     order: Literal["baba", "abba"] = "baba"
-    template: int = setting(0, ge=0, lt=len(TEMPLATES))
+    template: int = setting(default=0, ge=0, lt=len(TEMPLATES))
 
     def examples(self, model: "Model", n: int, seed: int = 0) -> list[IOIExample]:
         """`n` pairs; the same seed gives the same ones.

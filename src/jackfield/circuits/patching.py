@@ -65,8 +65,8 @@ class ActivationPatching(Study):
     >>> grid = ActivationPatching().run(
     ...     tiny_llama(), clean=clean, corrupted=corrupted, metric=metric
     ... )
-    >>> [round(share, 3) for share in grid.values[-1].tolist()]  # the last layer: [position]
-    [0.0, 0.0, 1.0]
+    >>> grid.values.shape, round(float(grid.values[-1, -1]), 3)  # [layer, position]
+    (torch.Size([3, 3]), 1.0)
     """
 
     sites: str = "layers.*.resid_post"

@@ -4,8 +4,8 @@ A config holds what determines a result, seed included. Its constructor does no 
 
     @config
     class TopK:
-        latents: int = setting(2048, ge=1)
-        k: int = setting(32, ge=1)
+        latents: int = setting(default=2048, ge=1)
+        k: int = setting(default=32, ge=1)
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 
 def setting(
-    default: Any = dataclasses.MISSING, *, choices: tuple[Any, ...] = (), **bounds: Any
+    *, default: Any = dataclasses.MISSING, choices: tuple[Any, ...] = (), **bounds: Any
 ) -> Any:
     """A field of a config: its default, and either `choices` or bounds `ge`, `gt`, `le`, `lt`."""
     assert bounds.keys() <= _BOUNDS.keys(), bounds
@@ -41,7 +41,7 @@ def config(cls: type[T]) -> type[T]:
 
     >>> @config
     ... class Example:
-    ...     k: int = setting(32, ge=1)
+    ...     k: int = setting(default=32, ge=1)
     >>> Example(k=0)
     Traceback (most recent call last):
         ...

@@ -57,19 +57,19 @@ class TopK(Method):
     (torch.Size([3, 16]), torch.Size([16, 8]))
     """
 
-    latents: int = setting(2048, ge=1)
-    k: int = setting(32, ge=1)
-    rows: int = setting(500_000, ge=1)
-    batch: int = setting(1024, ge=2)
-    learning_rate: float | None = setting(None, gt=0)
-    warmup: float = setting(0.05, ge=0, le=1)
-    decay: float = setting(0.2, ge=0, le=1)
-    aux: float = setting(1 / 32, ge=0)
-    k_aux: int | None = setting(None, ge=1)
-    dead_after: int = setting(20_000, ge=1)
-    normalise: bool = setting(True)
-    reach: float | None = setting(10.0, gt=0)
-    seed: int = setting(0, ge=0)
+    latents: int = setting(default=2048, ge=1)
+    k: int = setting(default=32, ge=1)
+    rows: int = setting(default=500_000, ge=1)
+    batch: int = setting(default=1024, ge=2)
+    learning_rate: float | None = setting(default=None, gt=0)
+    warmup: float = setting(default=0.05, ge=0, le=1)
+    decay: float = setting(default=0.2, ge=0, le=1)
+    aux: float = setting(default=1 / 32, ge=0)
+    k_aux: int | None = setting(default=None, ge=1)
+    dead_after: int = setting(default=20_000, ge=1)
+    normalise: bool = setting(default=True)
+    reach: float | None = setting(default=10.0, gt=0)
+    seed: int = setting(default=0, ge=0)
 
     def fit(
         self,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jackfield.dictionaries.topk import TopK
 
 _NOTHING = 1e-6  # of the variance: an error below it is nothing that dead latents should learn
-_SAME = 1e-12  # variance over mean square: below it is nothing but rounding in float32
+_SAME = 1e-10  # variance over mean square: below it is nothing but rounding in float32
 _RECENT = 0.05  # share of the newest look in the densities, so that they forget the beginning
 
 

@@ -155,13 +155,15 @@ def _started(
     if run.step == plan.steps:
         learner.restore(state, torch.zeros(0))
         return iter(())
-    batches = _batches(stream, plan, run.epoch, run.batch)
-    first = list(islice(batches, 1 if run.step else math.ceil(_FIRST_ROWS / plan.batch)))
+    epoch = _epoch(stream, plan, run.epoch, run.batch)
+    rest = chain(epoch, _epochs(stream, plan, run.epoch + 1))
     if run.step:
+        first = list(islice(rest, 1))
         learner.restore(state, first[0][2])
     else:
+        first = list(islice(epoch, math.ceil(_FIRST_ROWS / plan.batch)))
         learner.start(torch.cat([x for _, _, x in first]))
-    return chain(first, batches)
+    return chain(first, rest)
 
 
 def _go(
@@ -202,19 +204,23 @@ def _look(learner: Learner, plan: Plan, run: _Run) -> dict[str, float]:
     return figures
 
 
-def _batches(stream: Stream, plan: Plan, epoch: int, skip: int) -> Iterator[Rows]:
-    """Endless batches; `skip` of them are read over in the first epoch."""
-    for number in count(epoch):
-        found = 0
-        mixed = stream.shuffle(seed=plan.seed + number).rebatch(plan.batch)
-        for found, batch in enumerate(islice(mixed, skip, None), start=skip + 1):
-            if len(batch) == plan.batch:
-                yield number, found - 1, _checked(batch, plan)
-            elif found == 1:
-                raise _too_short(plan, len(batch))
-        if not found and not skip:
-            raise _too_short(plan, 0)
-        skip = 0
+def _epochs(stream: Stream, plan: Plan, number: int) -> Iterator[Rows]:
+    """Endless batches, from this epoch on."""
+    return chain.from_iterable(_epoch(stream, plan, each) for each in count(number))
+
+
+def _epoch(stream: Stream, plan: Plan, number: int, skip: int = 0) -> Iterator[Rows]:
+    """The batches of one epoch; the first `skip` are read over."""
+    batch = None
+    mixed = stream.shuffle(seed=plan.seed + number).rebatch(plan.batch)
+    for index, batch in enumerate(mixed):
+        if index >= skip and len(batch) == plan.batch:
+            yield number, index, _checked(batch, plan)
+    if batch is None or (index == 0 and len(batch) < plan.batch):
+        rows = 0 if batch is None else len(batch)
+        expected = f"a stream of at least {plan.batch:,} rows (one batch)"
+        hint = "Give more rows, or a smaller batch." if rows else None
+        raise InputError(explain(where=plan.name, expected=expected, got=f"{rows:,}", hint=hint))
 
 
 def _checked(batch: Batch, plan: Plan) -> Tensor:
@@ -226,12 +232,6 @@ def _checked(batch: Batch, plan: Plan) -> Tensor:
     if bad.any():
         raise_nonfinite(batch, bad, where=plan.name)
     return x
-
-
-def _too_short(plan: Plan, rows: int) -> InputError:
-    expected = f"a stream of at least {plan.batch:,} rows (one batch)"
-    hint = "Give more rows, or a smaller batch." if rows else None
-    return InputError(explain(where=plan.name, expected=expected, got=f"{rows:,}", hint=hint))
 
 
 def _with_provenance(plan: Plan, stream: Stream) -> Plan:

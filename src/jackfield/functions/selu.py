@@ -4,9 +4,10 @@
     f(x) = λ α (exp(x) − 1)  otherwise          α = 1.6732632423543772
 
 α and λ are the one pair for which z ~ N(0, 1) gives E f(z) = 0 and E f(z)² = 1. That fixed point
-attracts: a layer x ↦ f(W x) whose weights have mean 0 and variance 1/fan_in (`lecun_normal_`) makes
-z close to N(0, E x²), and mean and variance come nearer to (0, 1) with every layer. From (0.3, 2.25)
-the variance is 1.28 after 5 layers, 1.08 after 10, 1.00 after 30: no normalisation is needed.
+attracts: in a layer x ↦ f(z), z = W x, whose weights have mean 0 and variance 1/fan_in
+(`lecun_normal_`), z is close to N(0, E x²), and mean and variance come nearer to (0, 1) with every
+layer. From (0.3, 2.25) the variance is 1.28 after 5 layers, 1.08 after 10, 1.00 after 30: no
+normalisation is needed.
 
 For z ~ N(0, 1):   E f'(z)² = 1.071575, so gradients keep their size too, within 7 % a layer.
 Slopes:            0 < f' ≤ λα = 1.758099, which is the Lipschitz constant.
@@ -59,12 +60,11 @@ class SELU(nn.Module):
         return torch.selu(x)
 
 
-def lecun_normal_(
-    weight: Float[Tensor, "out in ..."], generator: torch.Generator | None = None
-) -> Float[Tensor, "out in ..."]:
-    """Draws the weights in place from N(0, 1/fan_in), as SELU wants them; biases belong at 0.
+def lecun_normal_(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draws a weight in place from N(0, 1/fan_in), as SELU wants it; biases belong at 0.
 
-    fan_in is the product of all axes but the first, as linear and convolution layers lay them out.
+    The weight is [out, in] or [out, in, height, width]; fan_in is the product of all axes but the
+    first.
 
     Raises:
         InputError: fewer than two axes have no fan_in.
@@ -81,7 +81,7 @@ def lecun_normal_(
 
 
 def moments(mean: float, variance: float) -> tuple[float, float]:
-    """Mean and variance of f(z) for z ~ N(mean, variance), exactly (equations 4 and 5 of the paper).
+    """Mean and variance of f(z) for z ~ N(mean, variance), exactly (the paper's map g).
 
     With random weights of mean 0 the next layer has z ~ N(0, variance + mean²): call it with these.
 

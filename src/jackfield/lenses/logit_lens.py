@@ -49,7 +49,7 @@ class LogitLens(Study):
     """
 
     sites: str = "layers.*.resid_post"
-    k: int = setting(5, ge=1)
+    k: int = setting(default=5, ge=1)
 
     def run(self, model: "Model", prompts: Any, *, progress: bool = False) -> "LensGrid":
         """Looks at prompts through the lens.

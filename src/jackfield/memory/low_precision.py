@@ -10,15 +10,15 @@ so the error is in the gradients only, and is as large as that of the saved valu
 float16 is coarser: 2⁻²⁵ of absolute error. Values past its range, 65504, are kept at its end. A
 bfloat16 x rounds int8's x' once more.)
 
-Of x [..., d] the bytes kept are 2 · numel, or numel + 4 · rows with int8. A tensor is kept as it is
-where this would not be fewer; where it is not floating-point, has less than `min_elements` elements,
-repeats its elements (an expanded mask), or, with int8, has a value that is not finite. A tensor that
-several operations save (the input of q, k and v) is packed once.
+Of x [..., d] the bytes kept are 2 · numel (16 bits), or numel + 4 · rows (int8). A tensor is kept
+as it is where this would not be fewer; where it is not floating-point, has less than `min_elements`
+elements, repeats its elements (an expanded mask), or, with int8, has a value that is not finite.
+What several operations save (the input of q, k and v) is packed once.
 
 Chakrabarti and Moseley 2019, Backprop with approximate activations, arXiv 1901.07988. Where we
-depart: one grid for each row, symmetric about 0, not one for each channel after a batch norm, and
-what is approximated is every saved tensor, not the inputs of the convolutions and ReLUs alone. So an
-attention's log-sum-exp is packed too if it has `min_elements`; its error counts as absolute there.
+depart: one grid for each row, symmetric about 0, not one for each channel after a batch norm; and
+every saved tensor is approximated, not the inputs of convolutions and ReLUs alone. An attention's
+log-sum-exp is packed too if it has `min_elements`, and its error there is a factor of all weights.
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class LowPrecision(SavingPolicy):
     """
 
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = "bfloat16"
-    min_elements: int = setting(1024, ge=1)
+    min_elements: int = setting(default=1024, ge=1)
 
     def pack(self, x: Tensor) -> "Tensor | Packed":
         """What is kept of x: x itself, or its values in fewer bits."""
@@ -76,8 +76,9 @@ class LowPrecision(SavingPolicy):
         if not x.is_floating_point() or x.layout != torch.strided or x.numel() < self.min_elements:
             return False
         size = x.numel() * x.element_size()
-        scales = 4 * (x.numel() // x.shape[-1]) if self.dtype == "int8" and x.dim() else 0
-        packed = x.numel() * getattr(torch, self.dtype).itemsize + scales
+        packed = x.numel() * getattr(torch, self.dtype).itemsize
+        if self.dtype == "int8":
+            packed += 4 * x.numel() // (x.shape[-1] if x.dim() else 1)
         return packed < size <= x.untyped_storage().nbytes()
 
     def _made(self, x: Tensor) -> "Packed | None":
@@ -122,6 +123,6 @@ def _identity(x: Tensor) -> tuple[Any, ...]:
 
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x in a narrower dtype; finite values past its range go to its end, infinite ones stay."""
+    """X in a narrower dtype; finite values past its range go to its end, infinite ones stay."""
     end = torch.finfo(dtype).max
     return torch.where(x.isinf(), x, x.clamp(-end, end)).to(dtype)

@@ -111,7 +111,7 @@ def rebuild_scores(call: Call, where: str) -> Float[Tensor, "batch head query ke
     """The scores before the softmax, masked places at −inf, in float32 at least.
 
     Raises:
-        SiteError: the call has an option that we do not know, or drops out at random.
+        SiteError: the call has an option or a mask that we do not know, or drops out at random.
     """
     options = call.options
     unknown = sorted(k for k in options if k not in _UNDERSTOOD and options[k] is not None)
@@ -131,18 +131,20 @@ def rebuild_scores(call: Call, where: str) -> Float[Tensor, "batch head query ke
         scores = torch.tanh(scores / options["softcap"]) * options["softcap"]
     if options.get("position_bias") is not None:
         scores = scores + options["position_bias"]
+    _check_mask(call, where)
     return _masked(scores, call)
 
 
 def softmax(scores: Tensor, call: Call) -> Float[Tensor, "batch head query key"]:
     """The pattern of the scores; a row with nothing to attend to is zero."""
+    empty = torch.isneginf(scores).all(dim=-1, keepdim=True)
+    scores = scores.masked_fill(empty, 0.0)  # a softmax of nothing would be NaN, as its gradient
     sink = call.options.get("s_aux")
     if sink is not None:
         column = sink.reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1).to(scores)
         pattern = torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
     else:
         pattern = torch.softmax(scores, dim=-1)
-    empty = torch.isneginf(scores).all(dim=-1, keepdim=True)
     return pattern.masked_fill(empty, 0.0).to(call.query.dtype)
 
 
@@ -176,6 +178,22 @@ def check_rebuilt(
                 hint="This attention does something not understood; q, k, v and z are exact.",
             )
         )
+
+
+def _check_mask(call: Call, where: str) -> None:
+    """Fails closed on masks that other kernels make: flat ones, blocks, or a window told apart."""
+    window, keys = call.options.get("sliding_window"), call.key.shape[2]
+    if call.mask is None and (window is None or keys <= window):
+        return
+    if isinstance(call.mask, Tensor) and call.mask.dim() == 4:
+        return
+    expected = "a mask that has the sliding window in it"
+    got = "none"
+    if call.mask is not None:
+        expected = "a mask [batch, head, query, key]"
+        got = f"{type(call.mask).__name__}{list(getattr(call.mask, 'shape', ()))}"
+    hint = "q, k, v and z can still be read here."
+    raise SiteError(explain(where=where, expected=expected, got=got, hint=hint))
 
 
 def _masked(scores: Tensor, call: Call) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from jackfield.core.errors import BusyError, InputError, ModelError, explain
 from jackfield.edits import Edit
 from jackfield.model import contexts, generation, segment, sinks
+from jackfield.model.detect import detect
 from jackfield.model.families import Family, family_of
 from jackfield.model.inputs import (
     Inputs,
@@ -53,7 +54,6 @@ class Model:
         tokenizer: a transformers tokenizer, or None.
         name: how messages call it.
         provenance: where it came from: source, hashes, dtype.
-        sites: the table of its sites.
     """
 
     def __init__(
@@ -68,11 +68,20 @@ class Model:
         self.module, self.tokenizer = module, tokenizer
         self.name = name or type(module).__name__
         self.provenance = dict(provenance or {})
-        self.family = family or family_of(self.config)
-        self.sites = SiteTable(module, self.family, self.name)
+        self._family = family or family_of(self.config)
         self._cloned: frozenset[str] = frozenset()
 
     # What the model is -----------------------------------------------------------------------
+
+    @cached_property
+    def family(self) -> Family | None:
+        """Its entry of the role table, or one detected and proven at the first use, or None."""
+        return self._family or detect(self.module)
+
+    @cached_property
+    def sites(self) -> SiteTable:
+        """The table of its sites."""
+        return SiteTable(self.module, self.family, self.name)
 
     @property
     def config(self) -> Any:
@@ -123,7 +132,11 @@ class Model:
     @property
     def d_model(self) -> int:
         """The width of the residual stream."""
-        return int(self.config.hidden_size)
+        size = getattr(self.config, "hidden_size", None)
+        if size is None:  # a module of the user's own: as wide as its token embedding
+            tables = (part for part in self.module.modules() if isinstance(part, nn.Embedding))
+            size = next((table.embedding_dim for table in tables), 0)
+        return int(size)
 
     @property
     def d_head(self) -> int | None:
@@ -220,6 +233,11 @@ class Model:
         listed = [sites] if isinstance(sites, str) else list(sites)
         cache = cache or any(name.startswith("cache.") for name in listed)
         made = self.inputs(inputs, padding=padding, past=past, cache=cache)
+        if start and grad:  # the given value begins the graph, also where all is frozen
+            start = {
+                name: x if x.requires_grad else x.detach().requires_grad_()
+                for name, x in start.items()
+            }
         return execute(
             self, made, sites=listed, edits=edits, grad=grad, start=start, past=past,
             logits=logits or "logits" in listed or cache, lengths=prompt_lengths,

@@ -75,8 +75,8 @@ def is_linear(module: nn.Module) -> bool:
 
 def matrix(module: nn.Module) -> Float[Tensor, "out in"]:
     """The weight of a linear module with a column for each input."""
-    weight = module.weight.detach()  # type: ignore[union-attr, operator]
-    return weight.T if _is_transposed(module) else weight  # type: ignore[return-value]
+    weight = module.get_parameter("weight").detach()
+    return weight.T if _is_transposed(module) else weight
 
 
 def stacked(modules: dict[str, nn.Module]) -> Float[Tensor, "out in"]:

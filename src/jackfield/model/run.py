@@ -179,7 +179,7 @@ def execute(
         stack.enter_context(torch.inference_mode(False))  # in it, changes in place go unseen
         stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
         stack.enter_context(plan.installed(session, stop=not logits))
-        stack.enter_context(_started(owner, plan, start, grad) if start else nullcontext())
+        stack.enter_context(_started(owner, plan, start) if start else nullcontext())
         if grad and not start:  # with a start, the given value begins the graph
             inputs = _differentiable(owner, inputs, stack)
         with suppress(Stop):
@@ -200,13 +200,13 @@ def execute(
 
 
 @contextmanager
-def _started(owner: "Model", plan: Plan, start: Mapping[str, Tensor], grad: bool) -> Iterator[None]:
+def _started(owner: "Model", plan: Plan, start: Mapping[str, Tensor]) -> Iterator[None]:
     """Blocks before the start hand their input on; at the start stands the given value."""
     (name, value), *rest = start.items()
     site = start_site(owner, name if not rest else ", ".join(start))
     _refuse_earlier(owner, plan, site)
     layer = site.layer or 0
-    give = _giver(owner, value, grad)
+    give = _giver(owner, value)
     with ExitStack() as stack:
         for index in range(layer):
             stack.enter_context(_answering(owner, owner.blocks[index], lambda hidden: hidden))
@@ -263,8 +263,8 @@ def _refuse_earlier(owner: "Model", plan: Plan, start: Site) -> None:
         )
 
 
-def _giver(owner: "Model", value: Tensor, grad: bool) -> Callable[[Tensor], Tensor]:
-    """Gives `value` in the place of a hidden state; with `grad` it begins the graph."""
+def _giver(owner: "Model", value: Tensor) -> Callable[[Tensor], Tensor]:
+    """Gives `value` in the place of a hidden state."""
 
     def give(old: Tensor) -> Tensor:
         if value.shape != old.shape:
@@ -275,8 +275,7 @@ def _giver(owner: "Model", value: Tensor, grad: bool) -> Callable[[Tensor], Tens
                     got=str(list(value.shape)),
                 )
             )
-        new = value.to(device=old.device, dtype=old.dtype)
-        return new + torch.zeros_like(new[:1, :1, :1]).requires_grad_() if grad else new
+        return value.to(device=old.device, dtype=old.dtype)
 
     return give
 

@@ -85,11 +85,16 @@ class Session:
     def repeated(self, noted: dict[str, Any]) -> Iterator[None]:
         """Puts back what `noted` said for the block, in which a part of that call runs again."""
         now = self.noted()
-        self.__dict__.update(noted)
+        self._go_back_to(noted)
         try:
             yield
         finally:
-            self.__dict__.update(now)
+            self._go_back_to(now)
+
+    def _go_back_to(self, noted: dict[str, Any]) -> None:
+        self.values.clear()  # the same dict: hooks hold it
+        self.values.update(noted["values"])
+        self.__dict__.update({name: x for name, x in noted.items() if name != "values"})
 
     def noted(self) -> dict[str, Any]:
         """What is known of this call and was read in it so far."""
@@ -170,8 +175,9 @@ class Session:
     def _note_tokens(self) -> None:
         """Ids of all places so far, None once they are not known."""
         new = self._call.get("input_ids")
-        if self.past and isinstance(new, Tensor) and self._tokens is not None:
-            new = torch.cat([self._tokens[:, : self.past], new], dim=1)
+        held = self._tokens
+        if self.past and isinstance(new, Tensor) and held is not None and len(held) == len(new):
+            new = torch.cat([held[:, : self.past], new], dim=1)
         known = isinstance(new, Tensor) and new.shape[1] == self._total
         self._tokens = new if known else None
 

@@ -56,9 +56,10 @@ class LanguageCost(Result):
         mean, draws = self._ratios(self.loss[self._index(variant)])
         return _with_interval(mean.exp(), draws.exp())
 
-    def change(self, variant: str) -> tuple[float, float, float]:
-        """Perplexity as a multiple of that without edits, paired over documents: value, low, high."""
-        mean, draws = self._ratios(self.loss[self._index(variant)] - self.loss[0])
+    def change(self, variant: str, versus: str = NONE) -> tuple[float, float, float]:
+        """Perplexity as a multiple of another variant's, paired by document: value, low, high."""
+        apart = self.loss[self._index(variant)] - self.loss[self._index(versus)]
+        mean, draws = self._ratios(apart)
         return _with_interval(mean.exp(), draws.exp())
 
     def divergence(self, variant: str) -> tuple[float, float, float]:
@@ -83,7 +84,9 @@ class LanguageCost(Result):
             f"{self.model}: perplexity {self.perplexity()[0]:.2f} without edits; the dearest, "
             f"{worst}, multiplies it by {self.change(worst)[0]:.2f}."
         )
-        return Report("What the edits cost", [Table(columns, rows, caption=caption)], summary=summary)
+        return Report(
+            "What the edits cost", [Table(columns, rows, caption=caption)], summary=summary
+        )
 
     def _index(self, variant: str) -> int:
         if variant not in self.variants:
@@ -114,8 +117,8 @@ def language_cost(
         model: a causal language model with a tokenizer.
         texts: a corpus, or what `jf.corpus` takes.
         variants: name → edits.
-        max_tokens: how many tokens to read; whole pieces, so it can be a few less.
-        context: the longest piece of a document read at once.
+        max_tokens: how many tokens to read; whole documents, so it can be a few less.
+        context: of each document so many tokens, from its beginning.
         batch_tokens: positions in one forward; a forward holds logits of all of them twice.
 
     Raises:
@@ -126,7 +129,8 @@ def language_cost(
         raise InputError(explain(where="language_cost", expected="names of variants", got=got))
     lists: list[Sequence[Edit]] = [(), *variants.values()]
     sums: dict[int, Tensor] = {}
-    for batch in _batches(model, texts, max_tokens, context, batch_tokens):
+    pieces = _pieces(model, texts, max_tokens, min(context, model.context or context))
+    for batch in padded_batches(pieces, context=context, batch_tokens=batch_tokens):
         for document, found in _measured(model, batch, lists):
             sums[document] = sums.get(document, torch.zeros_like(found)) + found
     if not sums:
@@ -137,21 +141,20 @@ def language_cost(
     return LanguageCost(model.name, (NONE, *variants), table[0], loss, kl)
 
 
-def _batches(
-    model: "Model", texts: Any, max_tokens: int, context: int, batch_tokens: int
-) -> Iterator[TokenBatch]:
-    """Batches until `max_tokens` are reached; a piece of one token predicts nothing."""
+def _pieces(
+    model: "Model", texts: Any, max_tokens: int, context: int
+) -> Iterator[tuple[int, list[int]]]:
+    """The beginning of each document, until `max_tokens` are reached."""
     if model.tokenizer is None:
         got = "a model without one"
         raise InputError(explain(where=model.name, expected="a tokenizer", got=got))
-    documents = ((each.id, model.tokenizer(each.text)["input_ids"]) for each in corpus(texts))
-    limit = min(context, model.context or context)
     read = 0
-    for batch in padded_batches(documents, context=limit, batch_tokens=batch_tokens):
-        read += int(batch.attention_mask.sum())
+    for document in corpus(texts):
+        ids = model.tokenizer(document.text, verbose=False)["input_ids"][:context]
+        read += len(ids)
         if read > max_tokens:
-            break
-        yield batch
+            return
+        yield document.id, ids
 
 
 def _measured(

@@ -103,13 +103,8 @@ class SparseInputs(Fitted):
 
     def report(self) -> Report:
         """What is kept, saved and, if a stream was given, changed at each kind of site."""
-        blocks: list[Any] = [self._table()]
-        curves = {role: rules for role, rules in self._roles().items() if rules[0].error is not None}
-        if curves and len({len(rules) for rules in curves.values()}) == 1:
-            layers = range(len(next(iter(curves.values()))))
-            errors = {role: [rule.error for rule in rules] for role, rules in curves.items()}
-            blocks.append(Lines(list(layers), errors, x_title="layer", y_title="error", caption=_ERROR))
-        return Report(f"{self._name()} at {len(self.rules)} sites", blocks, summary=self._summary())
+        title = f"{self._name()} at {len(self.rules)} sites"
+        return Report(title, [self._table(), *self._curves()], summary=self._summary())
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
         tensors = {site: r.norms for site, r in self.rules.items() if r.norms is not None}
@@ -121,7 +116,9 @@ class SparseInputs(Fitted):
         cls, config: dict[str, Any], tensors: dict[str, Tensor], extra: dict[str, Any]
     ) -> Self:
         rules = {
-            site: SiteRule(**{**plain, "readers": tuple(plain["readers"]), "norms": tensors.get(site)})
+            site: SiteRule(
+                **{**plain, "readers": tuple(plain["readers"]), "norms": tensors.get(site)}
+            )
             for site, plain in extra["rules"].items()
         }
         return cls(config, rules, model=extra["model"], linear=extra["linear"])
@@ -132,6 +129,15 @@ class SparseInputs(Fitted):
             role = site if site.endswith(":in") else site.rpartition(".")[2]
             found.setdefault(role, []).append(rule)
         return found
+
+    def _curves(self) -> list[Lines]:
+        """The error over layers, where it was measured at the same number of layers everywhere."""
+        errors = {role: [rule.error for rule in rules] for role, rules in self._roles().items()}
+        lengths = {len(curve) for curve in errors.values()}
+        if len(lengths) != 1 or any(None in curve for curve in errors.values()):
+            return []
+        layers = list(range(lengths.pop()))
+        return [Lines(layers, errors, x_title="layer", y_title="error", caption=_ERROR)]
 
     def _table(self) -> Table:
         columns = ["site", "sites", "read by", "kept", "saved", "error", "of it by norms"]

@@ -56,10 +56,10 @@ class WINA(Method):
     >>> fitted
     SparseInputs(tiny: 3 sites, 50.0% kept)
     >>> len(fitted.edits(where="all")), f"{fitted.saved:.1%}"
-    (3, '9.5%')
+    (3, '8.8%')
     """
 
-    sparsity: float = setting(0.5, ge=0, lt=1)
+    sparsity: float = setting(default=0.5, ge=0, lt=1)
     sites: tuple[str, ...] = SITES
     rule: Literal["topk", "threshold"] = "topk"
     weights: bool = True

@@ -11,6 +11,7 @@ from jackfield.steering.mean_difference import MeanDifference
 from jackfield.steering.sentences import CALM, FURIOUS, JOYFUL, NEUTRAL, SORROWFUL
 from jackfield.steering.steering_vector import SteeringVector, TokensRead
 from jackfield.steering.sweep import SteeredText, Sweep
+from jackfield.steering.word_odds import WordOdds, WordOddsShift
 
 __all__ = [
     "CALM",
@@ -25,6 +26,8 @@ __all__ = [
     "SteeringVector",
     "Sweep",
     "TokensRead",
+    "WordOdds",
+    "WordOddsShift",
     "fluency",
     "kl_costs",
 ]

@@ -62,7 +62,7 @@ class MeanDifference(Method):
 
     tokens: Literal["all", "last"] = "all"
     where: str | int | tuple[int, ...] = "~sinks"
-    splits: int = setting(20, ge=1)
+    splits: int = setting(default=20, ge=1)
     seed: int = 0
 
     def fit(

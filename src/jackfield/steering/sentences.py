@@ -160,3 +160,31 @@ NEUTRAL = (
     "Trains from the capital arrive at the central station every thirty minutes.",
     "The museum keeps its collection of maps in a room on the second floor.",
 )
+
+# Openings that may go on gladly or sadly, and words that tell which; see `word_odds.py`.
+OPENINGS = (
+    "The weather today is",
+    "My life has been",
+    "I think this film was",
+    "The people there were",
+    "Her new job is",
+    "The meal at the restaurant was",
+    "When I think about my childhood, I feel",
+    "The trip to the mountains was",
+    "This year has been",
+    "The party last night was",
+    "My dog looks",
+    "Living in this town is",
+    "His letter made me feel",
+    "The end of the story is",
+    "Our neighbours are",
+    "The music they played was",
+)
+GLAD_WORDS = (
+    " happy", " wonderful", " great", " good", " beautiful", " amazing", " lovely", " fun",
+    " excellent", " glad", " joy", " perfect",
+)  # fmt: skip
+SAD_WORDS = (
+    " sad", " terrible", " bad", " awful", " horrible", " painful", " cruel", " lonely",
+    " miserable", " sorry", " grief", " dark",
+)  # fmt: skip

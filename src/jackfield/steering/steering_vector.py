@@ -174,7 +174,6 @@ class SteeringVector(Fitted):
         unit: Unit = "vector",
         neutral: Any = NEUTRAL,
         seed: int = 0,
-        progress: bool = False,
     ) -> Sweep:
         """Generates unsteered and at each strength, beside a random direction of the same length.
 
@@ -187,14 +186,13 @@ class SteeringVector(Fitted):
             unit: see `edits`.
             neutral: texts on whose tokens the KL is measured.
             seed: of the random direction.
-            progress: show a live line.
         """
         variants = {
             (name, float(strength)): each.edits(strength, where=where, unit=unit)
             for name, each in (("steered", self), ("random", self.control(seed)))
             for strength in strengths
         }
-        shown, results = swept(model, prompts, variants, max_new_tokens, neutral, progress)
+        shown, results = swept(model, prompts, variants, max_new_tokens, neutral)
         return Sweep(shown, results, report_of_direction=self.report(), unit=unit)
 
     def report(self) -> Report:

@@ -1,11 +1,13 @@
 """A sweep over strengths: texts side by side, with what each strength costs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from jackfield.core.progress import Progress
+from torch import Tensor
+
 from jackfield.core.study import Result
+from jackfield.core.where import Rows
 from jackfield.edits import Edit
 from jackfield.reports import Lines, Report, SideBySide, Table
 from jackfield.steering.cost import Fluency, KLCost, fluency, kl_costs
@@ -131,28 +133,47 @@ def swept(
     variants: Mapping[tuple[str, float], Sequence[Edit]],
     max_new_tokens: int,
     neutral: Any,
-    progress: bool,
 ) -> tuple[tuple[str, ...], tuple[SteeredText, ...]]:
-    """The prompts as shown, and the result of each variant with the unsteered one first."""
+    """The prompts as shown, and the result of each variant with the unsteered one first.
+
+    All variants are generated as rows of one batch, each with its own edits: a step of a small
+    model costs little more for many rows than for one.
+    """
     every: dict[tuple[str, float], Sequence[Edit]] = {("unsteered", 0.0): (), **variants}
     costs = kl_costs(model, list(every.values()), neutral)
-    results: list[SteeredText] = []
-    shown: tuple[str, ...] = ()
-    with Progress("generating", total=len(every), unit="variants", enabled=progress) as line:
-        for ((direction, strength), edits), cost in zip(every.items(), costs, strict=True):
-            made = model.generate(prompts, edits=list(edits), max_new_tokens=max_new_tokens)
-            smooth = fluency(model, prompts, made.tokens)
-            results.append(SteeredText(direction, strength, tuple(made.texts), cost, smooth))
-            shown = shown or _shown(prompts, made.prompts)
-            line.update(1, strength=strength, KL=cost.mean)
-    return shown, tuple(results)
+    asked, count = _listed(prompts), len(_listed(prompts))
+    rows = [range(i * count, (i + 1) * count) for i in range(len(every))]
+    edits = [
+        replace(edit, where=edit.where & Rows(tuple(held)))
+        for held, listed in zip(rows, every.values(), strict=True)
+        for edit in listed
+    ]
+    given = asked.repeat(len(every), 1) if isinstance(asked, Tensor) else asked * len(every)
+    made = model.generate(given, edits=edits, max_new_tokens=max_new_tokens)
+    results = tuple(
+        SteeredText(
+            *name,
+            tuple(made.texts[i] for i in held),
+            cost,
+            fluency(model, asked, made.tokens[held]),
+        )
+        for name, held, cost in zip(every, rows, costs, strict=True)
+    )
+    return _shown(asked, made.prompts[:count]), results
+
+
+def _listed(prompts: Any) -> Any:
+    """Prompts as a list of them, or token ids [prompt, position]."""
+    if isinstance(prompts, Tensor):
+        return prompts[None] if prompts.dim() == 1 else prompts
+    one = isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping))
+    return [prompts] if one else list(prompts)
 
 
 def _shown(prompts: Any, rendered: Sequence[str]) -> tuple[str, ...]:
     """What was asked: the last message of a chat, else the prompt as the model read it."""
-    chats = [prompts] if isinstance(prompts, list) and isinstance(prompts[0], Mapping) else prompts
-    if isinstance(chats, list) and all(isinstance(each, list) for each in chats):
-        return tuple(str(chat[-1]["content"]) for chat in chats)
+    if isinstance(prompts, list) and not isinstance(prompts[0], str):
+        return tuple(str(chat[-1]["content"]) for chat in prompts)
     return tuple(rendered)
 
 

@@ -52,7 +52,7 @@ _OF: dict[type[Example], tuple[str, tuple[Check, ...]]] = {
     StudyExample: ("study", (*_EVERY, *_CONFIG, *STUDY_CHECKS)),
     BatteryExample: ("battery", (*_EVERY, *_CONFIG, *BATTERY_CHECKS)),
     PartExample: ("part", (*_EVERY, *PART_CHECKS)),
-    SavingExample: ("part", (*_EVERY, *SAVING_CHECKS)),
+    SavingExample: ("part", (*_EVERY, *_CONFIG, *SAVING_CHECKS)),
 }
 
 

@@ -9,6 +9,7 @@ from jackfield.dictionaries import TopK, TopKDictionary
 from jackfield.edits import Edit
 from jackfield.functions import SELU
 from jackfield.lenses import LogitLens
+from jackfield.memory import LowPrecision
 from jackfield.model.model import Model
 from jackfield.sparsity import WINA, SparseInputs
 from jackfield.steering import MeanDifference, SteeringVector
@@ -17,6 +18,7 @@ from jackfield.testing.example import (
     Example,
     MethodExample,
     PartExample,
+    SavingExample,
     StudyExample,
 )
 from jackfield.testing.worlds import World, tiny_llama
@@ -131,4 +133,5 @@ EXAMPLES: dict[str, Example] = {
     ),
     "ioi": BatteryExample(make=IOI, model=_speaker),
     "selu": PartExample(make=SELU, swap="model.layers.*.mlp.act_fn"),
+    "low-precision": SavingExample(make=lambda: LowPrecision(min_elements=1), tolerance=0.02),
 }

@@ -30,6 +30,9 @@ _INSIDE = {
     "q_proj": {"attn_in"},
     "k_proj": {"attn_in"},
     "v_proj": {"attn_in"},
+    "attn_out": {"attn_in", "z"},
+    "mlp_post": {"mlp_in", "mlp_pre"},
+    "mlp_out": {"mlp_in", "mlp_post", "router"},
 }
 
 
