@@ -6,6 +6,8 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from jackfield.catalogue import records
+
 ROOT = Path(__file__).parents[1]
 NOTES = sorted((ROOT / "design").glob("*.md"))
 
@@ -20,8 +22,18 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
-    """Lists the design notes where a page asks for them."""
-    return markdown.replace("<!-- design-notes -->", "\n".join(map(_entry, NOTES)))
+    """Lists the design notes and the catalogue where a page asks for them."""
+    markdown = markdown.replace("<!-- design-notes -->", "\n".join(map(_entry, NOTES)))
+    return markdown.replace("<!-- catalogue -->", _catalogue())
+
+
+def _catalogue() -> str:
+    rows = ["| name | kind | chapter | what it does | source |", "|---|---|---|---|---|"]
+    for record in records():
+        source = f"[{record.arxiv}](https://arxiv.org/abs/{record.arxiv})" if record.arxiv else ""
+        told = (f"`{record.name}`", record.kind, record.chapter, record.summary, source)
+        rows.append(f"| {' | '.join(told)} |")
+    return "\n".join(rows)
 
 
 def _file(uri: str, path: Path, config: Any) -> File:

@@ -61,6 +61,9 @@ def test_examples_are_arguments_of_patch(smollm2):
     grid = patch(smollm2, **given, sites="layers.27:30.resid_post")
     assert grid.labels[3] == "IO"
     assert float(grid.values[-1, -1]) == pytest.approx(1, abs=1e-3)
+    heads = patch(smollm2, **given, sites="layers.23.z", by="head")
+    assert heads.values.shape == (1, 9)
+    assert "head" in heads.report().text
 
 
 def test_a_model_without_names_in_its_vocabulary_is_refused(tiny):

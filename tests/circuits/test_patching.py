@@ -182,6 +182,7 @@ def test_the_config_survives_json():
         ({"corrupted": CLEAN}, InputError, "the same prompts twice"),
         ({"metric": Custom(lambda logits: logits[..., 5] * 0)}, InputError, "clean 0, corrupted 0"),
         ({"metric": LogitDifference([5, 6, 7], 9)}, InputError, "one answer, or 2, got 3"),
+        ({"labels": ["a", "b"]}, InputError, "expected 6 labels, got 2"),
         ({"sites": "logits"}, SiteError, "one kind of site in the blocks"),
         ({"sites": "layers.0.*"}, SiteError, "one kind of site in the blocks"),
         ({"by": "head"}, SiteError, "heads"),

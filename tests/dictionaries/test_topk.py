@@ -189,7 +189,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(small):
     assert not torch.equal(sae.decoder, other.decoder)
 
 
-def test_how_rows_come_in_batches_does_not_matter_within_a_buffer(small):
+@torch.no_grad()
+def test_fitting_works_where_gradients_are_off(small):
+    sae, x = small
+    assert torch.equal(SMALL.fit(Stream.from_tensor(x), progress=False).decoder, sae.decoder)
+
+
+def test_encoding_in_parts_gives_the_same_codes(small):
     sae, x = small
     rows = sae.encode(x)
     torch.testing.assert_close(torch.cat([sae.encode(part) for part in x.split(77)]), rows)

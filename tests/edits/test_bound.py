@@ -38,6 +38,14 @@ def test_keep_top_k_keeps_exactly_k_and_the_lower_index_of_a_tie(row, k):
     assert torch.equal(out, expected)
 
 
+def test_among_many_equals_the_first_are_kept():
+    x = torch.ones(3, 5000)
+    x[1] = -1
+    out = KeepTopK(70, at="x").apply(x, HERE)
+    assert torch.equal(out[:, :70], x[:, :70])
+    assert not out[:, 70:].any()
+
+
 def test_keep_top_k_of_all_is_the_same_tensor():
     x = torch.randn(2, 4)
     assert KeepTopK(4, at="x").apply(x, HERE) is x

@@ -84,11 +84,12 @@ class TestEditing:
         texts = ["w7 w8 w9 w10", "w11 w12"]
         left, right = (talker.tokenize(texts, padding=side) for side in ("left", "right"))
         expected = [talker.run(texts, edits=[edit], padding=side) for side in ("left", "right")]
+        whole = talker.run(tokens, edits=[edit]).logits
         with talker.editing([edit]), torch.no_grad():
             for call, run in zip((left, right, left), (*expected, expected[0]), strict=True):
                 logits = talker.module(**call).logits
                 assert torch.equal(logits[run.mask], run.logits[run.mask])
-            assert torch.equal(bare(talker, tokens), talker.run(tokens, edits=[edit]).logits)
+            assert torch.equal(bare(talker, tokens), whole)
 
     def test_a_call_of_a_part_does_not_take_the_tokens_of_the_call_before(self, tiny, tokens):
         with tiny.editing([E.ZeroOut(at="layers.1.mlp_out", where=[1])]):
@@ -176,7 +177,7 @@ class TestBackward:
                 optimizer.zero_grad()
                 loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         assert losses[-1] < 0.9 * losses[0]
         assert vector.norm() > 0.1
 
@@ -345,6 +346,15 @@ class TestSwapping:
             assert torch.equal(run["layers.1.mlp_in"], run["layers.1.mlp_out"])
         assert tiny.run(tokens, sites="layers.1.mlp_post").sites == ("layers.1.mlp_post",)
 
+    def test_a_callable_will_do(self, tiny, tokens):
+        clean = bare(tiny, tokens)
+        with tiny.swapping("model.layers.1.mlp.act_fn", lambda module, path: torch.relu):
+            assert torch.equal(bare(tiny, tokens), tiny.run(tokens).logits)
+            part = tiny.run(tokens, sites=["layers.1.mlp_pre", "model.layers.1.mlp.act_fn:out"])
+        relu = part["layers.1.mlp_pre"].relu()
+        assert torch.equal(part["model.layers.1.mlp.act_fn:out"], relu)
+        assert torch.equal(bare(tiny, tokens), clean)
+
     def test_swaps_and_edits_compose(self, tiny, tokens):
         double = {"factory": lambda module, path: nn.Sequential(module, Doubling())}
         edit = E.Add(torch.randn(32), at="layers.1.mlp_out")
@@ -358,14 +368,10 @@ class TestSwapping:
         wrong = tiny.swapping("model.layers.1.mpl", lambda module, path: module)
         with pytest.raises(SiteError, match=r"Did you mean model\.layers\.1\.mlp"), wrong:
             pass
-        wrong = tiny.swapping("model.layers.1.mlp", lambda module, path: change_nothing)
-        with pytest.raises(ModelError, match=r"Module from the factory, got function"), wrong:
+        wrong = tiny.swapping("model.layers.1.mlp", lambda module, path: 3)
+        with pytest.raises(ModelError, match=r"from the factory, got int"), wrong:
             pass
         assert traces(tiny.module) == before
-
-
-def change_nothing(x):
-    return x
 
 
 class Doubling(nn.Module):

@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -339,6 +341,17 @@ class TestWriting:
         other = tiny.run(tokens, sites=name, edits=[scale, add])[name]
         assert torch.equal(one, (clean + v) * 3.0)
         assert torch.equal(other, clean * 3.0 + v)
+
+    def test_an_iterator_of_edits_is_as_good_as_a_list(self, tiny, tokens):
+        def edits():
+            return (E.Scale(factor, at="layers.1.mlp_out") for factor in (2.0, 3.0))
+
+        expected = tiny.run(tokens, edits=list(edits())).logits
+        assert torch.equal(tiny.run(tokens, edits=edits()).logits, expected)
+        with tiny.editing(edits()), torch.no_grad():
+            assert torch.equal(tiny.module(tokens).logits, expected)
+        got = tiny.generate(tokens, edits=edits(), max_new_tokens=1, logits=True).logits
+        assert torch.allclose(got[:, 0], expected[:, -1], atol=1e-5)
 
     def test_edits_at_one_place_under_two_names_keep_their_order(self, tiny, tokens):
         v = torch.randn(32)
@@ -801,6 +814,12 @@ class TestGradients:
         assert torch.equal(run["0:out"], before)
         assert torch.equal(got, expected)
 
+    def test_an_output_that_is_a_tuple_is_not_mistaken(self, tiny, tokens):
+        call = {"input_ids": tokens, "return_dict": False}
+        assert torch.equal(tiny.run(call).logits, tiny.run(tokens).logits)
+        with pytest.raises(SiteError, match="a loss before them; say return_dict=True"):
+            tiny.run({**call, "labels": tokens}, sites=["logits"])
+
     def test_with_checkpointing_only_without_edits(self, tiny, tokens):
         run = tiny.run(tokens, sites=["layers.1.mlp_post"], grad=True)
         expected = run.gradients(scalar(run.logits))["layers.1.mlp_post"]
@@ -953,6 +972,46 @@ def test_rows_of_a_batch_do_not_see_each_other(tiny, tokens):
     clean = tiny.run(tokens, sites=["layers.2.resid_post"])
     assert not torch.allclose(run.logits[0], clean.logits[0])
     assert torch.equal(run.logits[1], clean.logits[1])
+
+
+class TestMemory:
+    """What was asked for is held, and nothing else."""
+
+    def test_a_model_is_freed_with_its_last_name(self, tokens):
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        config = LlamaConfig(
+            vocab_size=101, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4,
+        )  # fmt: skip
+        model = jf.wrap(LlamaForCausalLM(config).eval())
+        edits = [E.Scale(0.5, at="layers.1.pattern"), E.Noise(1.0, at="layers.0.resid_mid")]
+        run = model.run(tokens, sites=["layers.*.z"], edits=edits, grad=True)
+        run.gradients(run.logits.sum())
+        model.generate(tokens, edits=edits, max_new_tokens=2)
+        with model.editing(edits):
+            model.module(tokens)
+        module = weakref.ref(model.module)
+        del model, run
+        gc.collect()
+        assert module() is None
+
+    def test_activations_are_freed_with_their_run(self, tiny, tokens):
+        edits = [E.Scale(2.0, at="layers.1.resid_mid")]
+        run = tiny.run(tokens, sites=["layers.1.resid_post", "layers.0.pattern"], edits=edits)
+        held = [weakref.ref(run[name]) for name in run.sites]
+        del run
+        gc.collect()
+        assert all(x() is None for x in held)
+
+    def test_what_was_not_asked_for_is_freed_during_the_forward(self, tiny, tokens):
+        """As with plain hooks: at the last block nothing of the first one is held."""
+        made, alive = [], []
+        blocks = tiny.module.model.layers
+        blocks[0].mlp.register_forward_hook(lambda m, a, out: made.append(weakref.ref(out)))
+        blocks[2].register_forward_hook(lambda *_: alive.append(made[-1]() is not None))
+        tiny.run(tokens, sites=["layers.1.resid_post"], edits=[E.Scale(2.0, at="layers.1.z")])
+        assert alive == [False]
 
 
 class TestDispatched:

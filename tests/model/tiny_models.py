@@ -158,3 +158,51 @@ def seeded(module: nn.Module, seed: int = 0) -> nn.Module:
             else:
                 parameter.add_(0.1 * noise)
     return module
+
+
+class HandWritten(nn.Module):
+    """A decoder as one writes it oneself: no config, attention by torch's own function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(VOCAB, 32), nn.Embedding(CONTEXT, 32)
+        self.blocks = nn.ModuleList(HandWrittenBlock() for _ in range(3))
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, VOCAB, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[batch, position] ids -> [batch, position, vocab] logits."""
+        x = self.tokens(tokens) + self.places.weight[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+class HandWrittenBlock(nn.Module):
+    """Attention, then an MLP, each after a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(32), nn.LayerNorm(32)
+        self.attention = HandWrittenAttention()
+        self.mlp = nn.Sequential(nn.Linear(32, 48), nn.GELU(), nn.Linear(48, 32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The residual stream after the block."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class HandWrittenAttention(nn.Module):
+    """Causal, four heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[batch, position, 32] -> the same."""
+        q, k, v = (
+            part.unflatten(-1, (4, 8)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1)
+        )
+        z = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(z.transpose(1, 2).flatten(2))

@@ -135,7 +135,7 @@ BROKEN_STUDY = {
     "NaN will do": ("study_refuses_nan", running(numbers_for_nan)),
     "not refused": (
         "study_refuses_what_the_example_lists",
-        replace(STUDY, refused={"one": lambda world: Lengths(layer=0).run(world.model, world.tokens)}),
+        replace(STUDY, refused={"one": lambda world: run(Lengths(layer=0), world)}),
     ),
 }  # fmt: skip
 

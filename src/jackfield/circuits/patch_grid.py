@@ -15,6 +15,7 @@ from jackfield.core.study import Result
 from jackfield.reports import Bars, HeatMap, Report, Table
 
 _CARRIES = 0.5  # share of the effect from which a cell counts as carrying the answer
+_LISTED = 12  # of the strongest cells
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class PatchGrid(Result):
         low, high = torch.stack(rows, dim=1)
         return low, high
 
-    def strongest(self, count: int = 12) -> list[tuple[int, int]]:
+    def strongest(self, count: int = _LISTED) -> list[tuple[int, int]]:
         """(row, column) of the cells with the largest effect, largest first."""
         order = self.effect.abs().flatten().argsort(descending=True, stable=True)[:count]
         return [divmod(int(cell), len(self.labels)) for cell in order]
@@ -164,15 +165,15 @@ class PatchGrid(Result):
         )
 
     def _table(self) -> Table:
-        """Each layer's leading position, or the strongest units; intervals with several pairs."""
-        if self.by == "position":
-            cells = list(enumerate(self.effect.argmax(dim=1).tolist()))
-            caption = "The position with the largest effect in each layer."
-        else:
-            cells, caption = self.strongest(), "The largest effects."
-        columns = ["site", self.by or "unit", "name", "value"]
+        """Every cell, first those that matter; the rest is for the file, not for the eye."""
+        first = self._ends() if self.by == "position" else self.strongest()
+        rest = [cell for cell in self.strongest(self.values.numel()) if cell not in first]
+        cells = [*first, *rest]
+        named = ["token"] if self.by == "position" else []
+        columns = ["site", self.by or "unit", *named, "value"]
         rows: list[list[Any]] = [
-            [self.sites[i], j, self.labels[j], float(self.values[i, j])] for i, j in cells
+            [self.sites[i], j, *[self.labels[j] for _ in named], float(self.values[i, j])]
+            for i, j in cells
         ]
         if len(self.per_pair) > 1:
             low, high = self.interval()
@@ -181,4 +182,11 @@ class PatchGrid(Result):
                 [*row, float(low[cell]), float(high[cell])]
                 for row, cell in zip(rows, cells, strict=True)
             ]
-        return Table(columns, rows, caption=caption)
+        caption = "Where it comes and goes." if self.by == "position" else "The largest effects."
+        return Table(columns, rows, caption=caption, limit=len(first) or _LISTED)
+
+    def _ends(self) -> list[tuple[int, int]]:
+        """The first and the last cell of each stretch in which one position carries most."""
+        row = self.layers.index
+        ends = [((row(first), j), (row(last), j)) for first, last, j in self._stays()]
+        return list(dict.fromkeys(cell for pair in ends for cell in pair))

@@ -30,7 +30,7 @@ from jackfield.circuits.metrics import Measure, Metric
 from jackfield.circuits.pairs import Pair, Side, final_logits, last_site, read_pair
 from jackfield.circuits.patch_grid import PatchGrid
 from jackfield.core.config import config
-from jackfield.core.errors import SiteError, explain
+from jackfield.core.errors import InputError, SiteError, explain
 from jackfield.core.progress import Progress
 from jackfield.core.study import Study
 from jackfield.edits import Replace
@@ -92,12 +92,12 @@ class ActivationPatching(Study):
             corrupted: its twin or twins, of the same length.
             metric: what to measure at the last token; a function [..., pair, vocab] → [..., pair]
                 serves too.
-            labels: names of the columns; the tokens, or numbers, if not given.
+            labels: names of the positions, in place of the tokens.
             batch_tokens: tokens in one forward; more is faster until memory runs out.
             progress: show a live line.
 
         Raises:
-            InputError: prompts that do not align, or a gap too small to divide by.
+            InputError: prompts or labels that do not align, or a gap too small to divide by.
             SiteError: sites outside the blocks, or without the axis that `by` asks for.
         """
         began = perf_counter()
@@ -114,11 +114,11 @@ class ActivationPatching(Study):
                 rows.append(_sweep(model, site, self.by, source, base, pair.measure, batch_tokens))
                 shown.update(1)
         measured = torch.stack(rows, dim=1)
-        units = _axis_labels(model, pair, self.by, measured.shape[-1])
+        units = _axis_labels(model, pair, self.by, measured.shape[-1], labels)
         return PatchGrid(
             per_pair=(measured - pair.corrupted.metric[:, None, None]) / pair.gap,
             sites=tuple(site.name for site in sites),
-            labels=tuple(labels or units),
+            labels=tuple(units),
             by=self.by,
             direction=self.direction,
             metric=pair.metric.name,
@@ -240,8 +240,14 @@ def _axis(site: "Site", by: By | None) -> int | None:
     return found[0]
 
 
-def _axis_labels(model: "Model", pair: Pair, by: By | None, units: int) -> list[str]:
-    """Names of the units: tokens, or numbers."""
-    if by == "position":
-        return pair.token_labels(model)
-    return list(map(str, range(units))) if by else ["all"]
+def _axis_labels(
+    model: "Model", pair: Pair, by: By | None, units: int, labels: Sequence[str] | None
+) -> Sequence[str]:
+    """Names of the units: tokens or the given labels, else numbers."""
+    if by != "position":
+        return list(map(str, range(units))) if by else ["all"]
+    if labels and len(labels) != units:
+        raise InputError(
+            explain(where="patching, labels", expected=f"{units} labels", got=str(len(labels)))
+        )
+    return labels or pair.token_labels(model)

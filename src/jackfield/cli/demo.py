@@ -6,6 +6,7 @@ and the autoencoder's checkpoint besides go on in the middle of their stage.
 
 import json
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import jackfield as jf
 from jackfield.cli import show
 from jackfield.core.artifacts import atomic_write
 from jackfield.core.errors import ConfigError, explain
-from jackfield.reports import GLOSSARY, Block, Page, PageSection, Report, Table, Text
+from jackfield.reports import GLOSSARY, Block, Histogram, Page, PageSection, Report, Table, Text
 
 PROMPT = "When John and Mary went to the store, John gave a bottle of milk to"
 CORRUPTED = "When Mary and John went to the store, Mary gave a bottle of milk to"
@@ -93,21 +94,24 @@ class Demo:
         atomic_write(path, json.dumps(kept).encode())
         return report
 
-    def _read(self, model: jf.Model, site: str) -> Report:
+    def _read(self, model: "jf.Model", site: str) -> Report:
         stream = model.stream(jf.corpus("docs"), [site], max_tokens=self.rows)
         folder = self.out / f"acts-{self.rows}"
         store = stream.write(folder, resume=folder.exists(), progress=True)
-        moments = store.stream(site).into(jf.Moments(site))
-        spread = moments.variance.sum().sqrt()
+        sizes = [float(x) for batch in store.stream(site) for x in batch[site].float().norm(dim=-1)]
+        typical = statistics.median(sizes)
+        far = sum(size > 10 * typical for size in sizes)
         facts = {
             "activations kept": f"{store.rows:,} rows of {model.d_model} numbers",
             "from": "the docstrings of the Python packages installed here",
             "left out": f"the attention sink at position {', '.join(map(str, model.sinks))}",
-            "length of their mean": f"{moments.mean.norm():.1f}",
-            "spread around it": f"{spread:.1f}",
+            "length of a typical row": f"{typical:.0f}",
+            "rows over ten times as long": f"{far}, further sinks, not learned from below",
         }
         table = Table(["what", "value"], list(facts.items()))
-        return Report("Read and keep", [table])
+        usual = [size for size in sizes if size <= 3 * typical]
+        picture = Histogram.of(usual, x_title="length of a row", caption="How long the rows are.")
+        return Report("Read and keep", [table, picture])
 
     def _learn(self, site: str) -> Report:
         store = jf.Store(self.out / f"acts-{self.rows}")
@@ -116,14 +120,14 @@ class Demo:
         fitted.save(self.out / "autoencoder")
         return fitted.report()
 
-    def _features(self, model: jf.Model, site: str) -> Report:
+    def _features(self, model: "jf.Model", site: str) -> Report:
         store = jf.Store(self.out / f"acts-{self.rows}")
         dictionary = jf.dictionaries.Dictionary.load(self.out / "autoencoder")
         index = jf.dictionaries.index_features(dictionary, store.stream(site), model=model)
         shown = [index.show(latent) for latent in index.interesting(6)]
         return Report("Features", shown)
 
-    def _patch(self, model: jf.Model) -> Report:
+    def _patch(self, model: "jf.Model") -> Report:
         grid = jf.circuits.patch(
             model,
             clean=PROMPT,
@@ -134,7 +138,7 @@ class Demo:
         )
         return grid.report()
 
-    def _steer(self, model: jf.Model, site: str) -> Report:
+    def _steer(self, model: "jf.Model", site: str) -> Report:
         from jackfield.steering import sentences
 
         fitted = jf.steering.MeanDifference().fit(
@@ -143,7 +147,7 @@ class Demo:
         fitted.save(self.out / "steering")
         return fitted.sweep(model, QUESTIONS, strengths=STRENGTHS, max_new_tokens=40).report()
 
-    def _facts(self, model: jf.Model, site: str) -> dict[str, str]:
+    def _facts(self, model: "jf.Model", site: str) -> dict[str, str]:
         size = sum(p.numel() for p in model.module.parameters()) / 1e6
         return {
             "model": f"{model.name}, {size:.0f} million parameters",

@@ -273,6 +273,18 @@ def depends_on_row(rule: Where) -> bool:
     return any(depends_on_row(part) for part in _parts(rule))
 
 
+def depends_on_prompt(rule: Where) -> bool:
+    """Whether the rule asks where the prompt ends (a row of several documents has no one end)."""
+    bounds: tuple[int | None, ...] = ()
+    if isinstance(rule, Positions):
+        bounds = rule.indices
+    if isinstance(rule, Span):
+        bounds = (rule.start, rule.stop)
+    if isinstance(rule, Phase) or any(bound is not None and bound < 0 for bound in bounds):
+        return True
+    return any(depends_on_prompt(part) for part in _parts(rule))
+
+
 def to_json(rule: Where) -> dict[str, Any]:
     """The rule as JSON types.
 

@@ -14,8 +14,9 @@ so codes are in units of the activation.
 Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", arXiv 2406.04093. Where we
 depart from it, for runs a hundredth as long: each decoder row begins as the direction of a data row
 plus a random vector twice as long (not random alone), and the encoder as W_dec times the one number
-that makes the first reconstruction best (not 1); the default learning rate is five times as high;
-rows farther from the centre than `reach` times the median are not learned from.
+that makes the first reconstruction best (not 1); the default learning rate is five times as high
+(100 000 rows of SmolLM2's layer 15, 4096 latents: FVU 0.23 on other rows, with their start and rate
+0.43); rows farther from the centre than `reach` times the median are not learned from.
 """
 
 from pathlib import Path

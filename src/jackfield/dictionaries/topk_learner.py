@@ -110,6 +110,7 @@ class TopKLearner(Learner):
         held |= {name: zeros.long() for name in ("silent", "fired")}
         self._take(weights, held | {"looks": zeros.new_zeros(()), "dead": zeros[:0].long()})
 
+    @torch.enable_grad()
     def step(self, x: Tensor, done: float) -> None:
         config, held = self.config, self.held
         x = x.to(held["scale"]) * held["scale"]
@@ -133,7 +134,8 @@ class TopKLearner(Learner):
         held["dead"] = (held["silent"] >= self.config.dead_after).nonzero().flatten()
         held["fired"].zero_()
         held["sums"].zero_()
-        return {"FVU": error / spread, "dead": len(held["dead"]), "L0": active / rows}
+        fvu = error / spread if spread else 0.0
+        return {"FVU": fvu, "dead": len(held["dead"]), "L0": active / rows}
 
     def state(self) -> dict[str, Tensor]:
         moments = self.adam.state_dict()["state"]

@@ -1,7 +1,7 @@
 """Contexts on the bare module: `editing`, `swapping`, `saving`. Each leaves it as it was."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,14 +28,14 @@ def editing(model: "Model", edits: Sequence[Edit]) -> Iterator[Plan]:
             edits that follow rows: both would go wrong silently.
     """
     plan = model.plan((), edits)
-    session = Session(sinks=model.sinks_for(edits))
+    session = Session(sinks=model.sinks_for(plan.edits))
     with ExitStack() as stack:
         stack.enter_context(model.claimed())
         stack.enter_context(plan.installed(session))
         handle = model.module.register_forward_hook(session.end)
         stack.callback(handle.remove)
-        stack.enter_context(_guarded_backward(model, edits, session))
-        stack.enter_context(_guarded_beams(model, edits))
+        stack.enter_context(_guarded_backward(model, plan.edits, session))
+        stack.enter_context(_guarded_beams(model, plan.edits))
         yield plan
     silent = plan.silent(session)
     if silent:
@@ -44,7 +44,9 @@ def editing(model: "Model", edits: Sequence[Edit]) -> Iterator[Plan]:
 
 @contextmanager
 def swapping(
-    model: "Model", pattern: str, factory: Callable[[nn.Module, str], nn.Module | Callable[..., Any]]
+    model: "Model",
+    pattern: str,
+    factory: Callable[[nn.Module, str], nn.Module | Callable[..., Any]],
 ) -> Iterator[list[str]]:
     """Puts `factory(old, path)` in the place of matching modules inside the block.
 
@@ -89,13 +91,24 @@ def saving(model: "Model", policy: SavingPolicy) -> Iterator[SavingPolicy]:
         for t in (*model.module.parameters(), *model.module.buffers())
     }
 
-    def pack(x: Tensor) -> tuple[bool, Any]:
-        kept_anyway = x.untyped_storage().data_ptr() in owned
-        return (False, x) if kept_anyway else (True, policy.pack(x))
+    def pack(x: Tensor) -> tuple[Any, Tensor | None, int]:
+        """What is kept; x itself and its version where that is x (hooks turn off torch's check)."""
+        kept = x if x.untyped_storage().data_ptr() in owned else policy.pack(x)
+        return (None, x, x._version) if kept is x else (kept, None, 0)
 
-    def unpack(kept: tuple[bool, Any]) -> Tensor:
-        packed, value = kept
-        return policy.unpack(value) if packed else value
+    def unpack(saved: tuple[Any, Tensor | None, int]) -> Tensor:
+        kept, x, version = saved
+        if x is None:
+            return policy.unpack(kept)
+        if x._version != version:
+            raise ModelError(
+                explain(
+                    where=f"{model.name}.saving",
+                    expected="tensors that stay as they are until the backward",
+                    got=f"one {list(x.shape)} changed in place since the forward",
+                )
+            )
+        return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield policy
@@ -127,7 +140,7 @@ def _guarded_backward(model: "Model", edits: Sequence[Edit], session: Session) -
         stack.callback(is_open.clear)
         for part in model.module.modules():
             if "_gradient_checkpointing_func" in part.__dict__:
-                plain = part._gradient_checkpointing_func
+                plain: Any = part._gradient_checkpointing_func
                 stack.callback(setattr, part, "_gradient_checkpointing_func", plain)
                 part._gradient_checkpointing_func = _following(plain, session, is_open, model.name)
         yield
@@ -138,6 +151,7 @@ def _following(plain: Callable[..., Any], session: Session, is_open: list[bool],
 
     def checkpoint(block: Callable[..., Any], *args: Any, **options: Any) -> Any:
         noted = session.noted()
+        ran: list[bool] = []
 
         def run(*given: Any, **more: Any) -> Any:
             if not is_open:
@@ -148,7 +162,9 @@ def _following(plain: Callable[..., Any], session: Session, is_open: list[bool],
                         got="backward after it",
                     )
                 )
-            with session.repeated(noted):
+            again = session.repeated(noted) if ran else nullcontext()
+            ran.append(True)
+            with again:
                 return block(*given, **more)
 
         return plain(run, *args, **options)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from jackfield.core.errors import JackfieldError
+from jackfield.core.errors import JackfieldError, SiteError
 from jackfield.model.equations import names_in
 from jackfield.model.families import Family
 from jackfield.model.trace import Seen, Trace, trace
@@ -108,27 +108,29 @@ def propose(seen: Trace) -> dict[str, Any]:
 def _additions(seen: Trace) -> dict[str, Any]:
     """attn_out and mlp_out are two outputs that with resid_pre give resid_post."""
     for a, m in seen.pairs():
-        if seen.near(seen.entry + a.out + m.out, seen.exit):
+        if seen.near(seen.entry + seen.wide(a.out) + seen.wide(m.out), seen.exit):
             return _pre_norm(seen, a, m)
     last = seen.last_norm()
     if last is not None:
         for middle, m in seen.pairs():
             norm = seen.norm_making(middle.out)
-            if norm is None or not seen.near(middle.out + m.out, last.given):
+            whole = seen.wide(middle.out) + seen.wide(m.out)
+            if norm is None or not seen.near(whole, last.given):
                 continue
             for a in seen.outputs():
-                if seen.near(seen.entry + a.out, norm.given):
+                if seen.near(seen.entry + seen.wide(a.out), norm.given):
                     return _post_norm(seen, a, m, norm, last)
     return {"roles": {}}
 
 
 def _pre_norm(seen: Trace, a: Seen, m: Seen) -> dict[str, Any]:
-    middle = seen.entry + a.out
-    reader = next((each for each in seen.calls if seen.near(each.given, middle)), None)
+    middle = seen.entry + seen.wide(a.out)
+    readers = [each for each in seen.calls if seen.near(each.given, middle)]
+    reader = min(readers, key=lambda each: each.path.count("."), default=None)
     sides = {"resid_post": "= resid_pre + attn_out + mlp_out"}
     if reader is not None:
         sides = {
-            "resid_mid": f"{reader.path}:in via attn_out = resid_pre + attn_out",
+            "resid_mid": f"{seen.place(reader, 'in')} via attn_out = resid_pre + attn_out",
             "resid_post": "= resid_mid + mlp_out",
         }
     stream = {"resid_pre": seen.entry, **({"resid_mid": middle} if reader else {})}
@@ -149,12 +151,12 @@ def _post_norm(seen: Trace, a: Seen, m: Seen, norm: Seen, last: Seen) -> dict[st
 
 def _attention(seen: Trace, a: Seen, stream: Mapping[str, Tensor]) -> dict[str, str]:
     post, inner = seen.after_norm(a)
-    roles = {"attn_out": f"{a.path}:out"}
+    roles = {"attn_out": seen.place(a, "out")}
     reader = seen.call(seen.attention) or seen.largest(inner.out)
     if reader is None:
         return roles
     entry = _reads(seen, reader, {"resid_pre": stream["resid_pre"]})
-    roles.update({"attn_in": f"{reader.path}:in = {entry}"} if entry else {})
+    roles.update({"attn_in": f"{seen.place(reader, 'in')} = {entry}"} if entry else {})
     maker = seen.linear_making(inner.out)
     if seen.z is None or maker is None:
         return roles
@@ -199,17 +201,18 @@ def _becomes(seen: Trace, part: str, linear: Seen, split: Tensor, value: Tensor)
 
 def _mlp(seen: Trace, m: Seen, stream: Mapping[str, Tensor]) -> dict[str, str]:
     post, inner = seen.after_norm(m)
-    reader = seen.largest(inner.out)
+    maker, down = seen.largest(inner.out), seen.linear_making(inner.out)
+    late = dict(list(stream.items())[-1:])  # resid_mid, or resid_pre in a parallel block
+    readers = [each for each in (maker, *seen.beside_attention()) if each is not None]
+    reader = next((each for each in readers if _reads(seen, each, late)), None)
     if reader is None:
-        return {"mlp_out": f"{m.path}:out"}
-    entry = _reads(seen, reader, stream)
-    if entry is None:
-        return {"mlp_out": f"{m.path}:out"}
-    roles = {"mlp_in": f"{reader.path}:in = {entry}"}
-    down = seen.linear_making(inner.out)
+        return {"mlp_out": seen.place(m, "out")}
+    roles = {"mlp_in": f"{seen.place(reader, 'in')} = {_reads(seen, reader, late)}"}
     hidden = _hidden(seen, reader, down) if down and down.path != reader.path else {}
-    whole = f"{down.path}(mlp_post)" if hidden and down else f"{reader.path}(mlp_in)"
-    return {**roles, **hidden, "mlp_out": f"{m.path}:out = {post.format(whole)}"}
+    whole = f"{reader.path}(mlp_in)" if reader is maker and seen.repeats(reader) else None
+    whole = f"{down.path}(mlp_post)" if hidden and down else whole
+    equation = f" = {post.format(whole)}" if whole else ""
+    return {**roles, **hidden, "mlp_out": f"{seen.place(m, 'out')}{equation}"}
 
 
 def _hidden(seen: Trace, reader: Seen, down: Seen) -> dict[str, str]:
@@ -223,13 +226,14 @@ def _hidden(seen: Trace, reader: Seen, down: Seen) -> dict[str, str]:
         if seen.near(act.out, down.given):
             post = plain
         else:
-            other = next((up for up in ups if seen.near(act.out * up.out, down.given)), None)
+            wide = (up for up in ups if up.out.shape == act.out.shape)
+            other = next((up for up in wide if seen.near(act.out * up.out, down.given)), None)
             if other is None:
                 continue
             post = f"{plain} * {other.path}(mlp_in)"
         return {
-            "mlp_pre": f"{gate.path}:out = {gate.path}(mlp_in)",
-            "mlp_post": f"{down.path}:in = {post}",
+            "mlp_pre": f"{seen.place(gate, 'out')} = {gate.path}(mlp_in)",
+            "mlp_post": f"{seen.place(down, 'in')} = {post}",
         }
     return {}
 
@@ -247,7 +251,8 @@ def _reads(seen: Trace, reader: Seen, stream: Mapping[str, Tensor]) -> str | Non
 
 def _top(seen: Trace) -> dict[str, Any]:
     """The final norm and the equation of the logits."""
-    norm = next((each for each in seen.after if seen.near(each.given, seen.last)), None)
+    norms = (each for each in seen.after if each.is_norm)
+    norm = next((each for each in norms if seen.near(each.given, seen.last)), None)
     stream = norm.out if norm else seen.last
     head = next(
         (
@@ -269,13 +274,12 @@ def _top(seen: Trace) -> dict[str, Any]:
 
 def _proven(patient: "Subject", family: Family) -> Family | None:
     """The family with the roles that hold; None if not even the stream does."""
-    while True:
-        wrong = _wrong(patient, family)
-        if wrong & {"resid_pre", "resid_post"} and not family.roles:
+    while wrong := _tapped(patient, family):
+        less = _without(family, wrong)
+        if less == family:  # the stream itself is not what we take it for
             return None
-        if not wrong:
-            return family
-        family = _without(family, wrong)
+        family = less
+    return family
 
 
 def _without(family: Family, wrong: set[str]) -> Family:
@@ -289,6 +293,16 @@ def _without(family: Family, wrong: set[str]) -> Family:
         final_norm=None if "final_norm" in wrong else family.final_norm,
         logits=None if wrong & {"logits", "final_norm"} else family.logits,
     )
+
+
+def _tapped(patient: "Subject", family: Family) -> set[str]:
+    """What is wrong; attention that does what is not understood is not tapped."""
+    try:
+        return _wrong(patient, family)
+    except SiteError:
+        if family.attention is None:
+            raise
+        return {"pattern"}
 
 
 def _unproven(family: Family, found: set[str]) -> set[str]:

@@ -1,7 +1,8 @@
 """Generation with edits: batched, cached, token by token.
 
 Prompts are padded on the left, positions are absolute in each row, and edits see at each step
-which tokens they have before them. The result is that of the same edits without a cache.
+which tokens they have before them. The result is that of the same edits without a cache (but for
+edits that draw at random: a cache saves them from drawing anew for what was read before).
 """
 
 import copy
@@ -137,7 +138,10 @@ def stream(
     check_length(longest, model.context, f"{model.name}.generate, prompt and max_new_tokens")
     plan = model.plan((), edits)
     session = Session(
-        sinks=model.sinks_for(edits), lengths=made.mask.sum(-1), spans=made.spans, roles=made.roles
+        sinks=model.sinks_for(plan.edits),
+        lengths=made.mask.sum(-1),
+        spans=made.spans,
+        roles=made.roles,
     )
     tokens, mask, ended = made.tokens, made.mask, torch.zeros(len(made.tokens), dtype=torch.bool)
     past = _new_cache(model, cache, tokens.shape[1] + max_new_tokens)

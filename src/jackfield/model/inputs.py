@@ -140,8 +140,8 @@ def token_call(
 def first_position(module: nn.Module) -> int:
     """The position id of a row's first token: 0, but after the padding's in RoBERTa's kin."""
     embeddings = getattr(getattr(module, "base_model", module), "embeddings", None)
-    own = hasattr(embeddings, "create_position_ids_from_input_ids")
-    return int(embeddings.padding_idx) + 1 if own else 0  # type: ignore[union-attr, arg-type]
+    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1
 
 
 def arguments(module: nn.Module) -> frozenset[str]:

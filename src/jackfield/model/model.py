@@ -208,7 +208,7 @@ class Model:
         past: Any = None,
         cache: bool = False,
         padding: Side = "right",
-        prompt_lengths: Int[Tensor, "batch"] | None = None,  # noqa: F821
+        prompt_lengths: Int[Tensor, "batch"] | Sequence[int] | None = None,  # noqa: F821
     ) -> Run:
         """One forward: edits act, sites are read.
 
@@ -238,9 +238,10 @@ class Model:
                 name: x if x.requires_grad else x.detach().requires_grad_()
                 for name, x in start.items()
             }
+        lengths = None if prompt_lengths is None else torch.as_tensor(prompt_lengths)
         return execute(
             self, made, sites=listed, edits=edits, grad=grad, start=start, past=past,
-            logits=logits or "logits" in listed or cache, lengths=prompt_lengths,
+            logits=logits or "logits" in listed or cache, lengths=lengths,
         )  # fmt: skip
 
     def generate(self, prompts: Any, **options: Any) -> generation.Generation:
@@ -257,10 +258,14 @@ class Model:
 
     def unembed(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows vocab"]:
         """Logits of residual-stream vectors, by the model's own final norm and head."""
-        rows = x.reshape(1, -1, x.shape[-1])
-        last = f"layers.{self.n_layers - 1}.resid_post"
+        named = "input_ids" in arguments(self.module)
+        rows = x.reshape(1, -1, x.shape[-1]) if named else x.reshape(-1, 1, x.shape[-1])
+        last = f"layers.{len(self.blocks) - 1}.resid_post"
         tokens = torch.zeros(rows.shape[:2], dtype=torch.long)
-        call = Inputs(token_call(self.module, tokens, torch.ones_like(tokens).bool(), self.device))
+        call = Inputs({}, args=(tokens.to(self.device),))
+        if named:
+            real = torch.ones_like(tokens).bool()
+            call = Inputs(token_call(self.module, tokens, real, self.device))
         if "position_ids" in call.call:  # any number of rows is within the context
             call.call["position_ids"] = torch.zeros_like(call.call["position_ids"])
         run = execute(
@@ -491,6 +496,9 @@ class Model:
         """
         if past is None:
             return mask
+        if not hasattr(past, "get_seq_length"):
+            expected, got = "a cache of transformers", type(past).__name__
+            raise InputError(explain(where=f"{self.name}, past", expected=expected, got=got))
         held = getattr(past, "jackfield_mask", None)  # as the run that made the cache noted
         if held is None:
             held = mask.new_ones(len(mask), past.get_seq_length())

@@ -71,13 +71,13 @@ class Plan:
         self.edits = tuple(edits)
         self.reads = tuple(table.select(list(reads))) if reads else ()
         self._steps: dict[Point, list[Step]] = defaultdict(list)
-        for order, edit in enumerate(edits):
+        for order, edit in enumerate(self.edits):
             self._add_edit(edit, order)
-        helpers = [name for edit in edits for name in table.select(list(edit.reads))]
+        helpers = [name for edit in self.edits for name in table.select(list(edit.reads))]
         for name in dict.fromkeys([*self.reads, *helpers]):
             site = table[name]
             # resid_mid is edited elsewhere; where it is read, mlp_in may be edited: read it first.
-            self._steps[site.point].append(Step(site, None, -1 if site.via else len(edits)))
+            self._steps[site.point].append(Step(site, None, -1 if site.via else len(self.edits)))
         for steps in self._steps.values():
             steps.sort(key=lambda step: step.order)
 
@@ -160,6 +160,8 @@ class Plan:
             }
             if handlers:
                 stack.enter_context(tapped(handlers))
+            leave = self._module.register_forward_hook(session.leave, always_call=True)
+            stack.callback(leave.remove)
             yield
 
     @property
@@ -168,7 +170,14 @@ class Plan:
         return any(point.side == "cache" for point in self._steps)
 
     def read_cache(self, past: Any, session: Session) -> None:
-        """Reads the sites of the KV cache from what the forward left there."""
+        """Reads the sites of the KV cache from what the forward left there.
+
+        Raises:
+            SiteError: it left none.
+        """
+        if past is None:
+            expected, hint = "a forward that makes a cache", "Read it with model.run."
+            raise SiteError(explain(where="cache", expected=expected, got="none", hint=hint))
         for point, steps in self._steps.items():
             if point.side == "cache":
                 layer, _, part = point.path.partition(".")

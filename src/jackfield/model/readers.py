@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jackfield.core.errors import SiteError, explain
+from jackfield.core.errors import ModelError, SiteError, explain
 from jackfield.model.equations import Scope, Term, fitting, lookup, parse
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def readers(model: "Model", name: str) -> list[str]:
         SiteError: no such site, or it is not one that modules of a block read.
     """
     site = model.sites[name]
+    if site.name.endswith("]"):
+        raise SiteError(explain(where=model.name, expected="a whole site", got=site.name))
     path, _, side = site.name.rpartition(":")
     if side == "in":
         return [path]
@@ -74,8 +76,17 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def matrix(module: nn.Module) -> Float[Tensor, "out in"]:
-    """The weight of a linear module with a column for each input."""
+    """The weight of a linear module with a column for each input.
+
+    Raises:
+        ModelError: it is not in memory (accelerate brings it only when it is used).
+    """
     weight = module.get_parameter("weight").detach()
+    if weight.is_meta:
+        expected = "a weight in memory"
+        raise ModelError(
+            explain(where=repr(module), expected=expected, got="one on the meta device")
+        )
     return weight.T if _is_transposed(module) else weight
 
 

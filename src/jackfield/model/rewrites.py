@@ -12,8 +12,8 @@ A rewrite is a function from state dict to state dict. One is here:
 
 After it attn_in, mlp_in and final_norm are n(x) itself, ((old value) − b) / g, so that weights can
 be compared with directions of the residual stream without a gain between them. All other sites keep
-their values. The logits stay but for rounding: RELF of the largest in float32; in bfloat16, where W'
-is rounded once more, RELB.
+their values. The logits stay but for rounding: within 2e-6 of the largest in float32 (4.7e-5 of 29
+on SmolLM2-135M); in bfloat16, where W' is rounded once more, about 1e-2.
 """
 
 import copy
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from jackfield.core.errors import BusyError, ModelError, explain
 from jackfield.model.equations import parse
 from jackfield.model.model import Model
-from jackfield.model.readers import linear_readers
+from jackfield.model.readers import linear_readers, matrix
 
 FOLDS = ("llama", "gpt2")  # families whose norms are read by linear layers alone
 
@@ -126,7 +126,8 @@ def _norms(model: Model) -> Iterator[tuple[str, dict[str, nn.Module]]]:
     """
     family = model.family
     if family is None or family.name not in FOLDS:
-        _refuse(model, f"a model of the families {' and '.join(FOLDS)}", family and family.name)
+        got = family.name if family else type(model.module).__name__
+        _refuse(model, f"a model of the families {' and '.join(FOLDS)}", got)
     places = {}
     for layer in range(model.n_layers):
         block = f"{model.sites.base}{family.blocks}.{layer}"
@@ -160,7 +161,7 @@ def _folded(
 
 
 def _refuse_other_norms(model: Model, path: str) -> None:
-    """A norm's gain is its weight if at weight and bias 0 nothing is left (Gemma's is 1 + weight)."""
+    """A norm's gain is its weight if at weight and bias 0 it gives 0 (Gemma's is 1 + weight)."""
     norm = model.module.get_submodule(path)
     silent = {name: torch.zeros_like(each) for name, each in norm.named_parameters()}
     weight = silent.get("weight", torch.empty(0))
@@ -173,15 +174,14 @@ def _refuse_other_norms(model: Model, path: str) -> None:
 
 def _refuse_quantized(model: Model, linears: Mapping[str, nn.Module]) -> None:
     for path, linear in linears.items():
-        dtype = linear.weight.dtype
-        if not dtype.is_floating_point or dtype.itemsize < 2:  # type: ignore[union-attr]
+        dtype = matrix(linear).dtype
+        if not dtype.is_floating_point or dtype.itemsize < 2:
             _refuse(model, f"a weight of at least 16 bits floating-point at {path}", str(dtype))
 
 
-def _refuse(model: Model, expected: str, got: str | None) -> NoReturn:
+def _refuse(model: Model, expected: str, got: str) -> NoReturn:
     hint = f"The norms of {' and '.join(FOLDS)} models can be folded, those of Gemma cannot."
     where = f"{model.name}, FoldNormGain"
-    got = got or type(model.module).__name__
     raise ModelError(explain(where=where, expected=expected, got=got, hint=hint))
 
 

@@ -169,10 +169,10 @@ def execute(
     """Makes one forward with reads and edits; see `Model.run` for the arguments."""
     plan = owner.plan(sites, edits)
     session = Session(
-        sinks=owner.sinks_for(edits), lengths=lengths, spans=inputs.spans, roles=inputs.roles
+        sinks=owner.sinks_for(plan.edits), lengths=lengths, spans=inputs.spans, roles=inputs.roles
     )
     session.keep_graph = grad
-    _refuse_unsafe(owner, inputs, edited_graph=grad and bool(edits), started=bool(start))
+    _refuse_unsafe(owner, inputs, edited_graph=grad and bool(plan.edits), started=bool(start))
     output = None
     with ExitStack() as stack:
         stack.enter_context(owner.claimed())
@@ -185,7 +185,7 @@ def execute(
         with suppress(Stop):
             output = owner.module(*inputs.args, **inputs.call)
     if plan.reads_cache:
-        plan.read_cache(output.past_key_values, session)
+        plan.read_cache(getattr(output, "past_key_values", None), session)
     _check_fired(owner, plan, session, stopped=output is None)
     changed = _changed_in_place(session)
     if changed:
@@ -193,7 +193,7 @@ def execute(
         if past is not None:  # the first try has made this copy of it longer
             inputs.call["past_key_values"] = copied(past)
         return execute(
-            owner, inputs, sites=sites, edits=edits, grad=grad, logits=logits, start=start,
+            owner, inputs, sites=sites, edits=plan.edits, grad=grad, logits=logits, start=start,
             past=past, lengths=lengths,
         )  # fmt: skip
     return Run(owner, inputs, session, plan, output)

@@ -51,14 +51,24 @@ class Session:
         self._at: Coordinates | None = None
         self._all: Tensor | None = None
         self._tokens: Tensor | None = None
+        self._inside = False
         self._thread = threading.get_ident()
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Notes a call of the whole model; one without a past begins a new sequence.
 
         Raises:
-            BusyError: another thread calls a model that is being edited.
+            BusyError: another thread calls a model that is being edited, or an edit does.
         """
+        if self._inside:
+            raise BusyError(
+                explain(
+                    where=type(module).__name__,
+                    expected="no call of the whole model from inside an edit",
+                    got="one",
+                    hint="Call its parts, or a copy of it.",
+                )
+            )
         if threading.get_ident() != self._thread:
             raise BusyError(
                 explain(
@@ -68,6 +78,7 @@ class Session:
                     hint="Give each thread its own copy of the model.",
                 )
             )
+        self._inside = True
         self._call = _bound(module, args, kwargs)
         self.past = _past_length(self._call)
         self._at = self._all = None
@@ -76,6 +87,10 @@ class Session:
         if self.past == 0:
             self.states.clear()
             self._lengths = self._given_lengths
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Notes that the call is over, well or not."""
+        self._inside = False
 
     def end(self, module: nn.Module, args: Any, output: Any) -> None:
         """Forgets the call, so that calls of parts of the model are not taken for it."""
@@ -237,4 +252,7 @@ def _token_like(call: Mapping[str, Any]) -> Tensor | None:
     for name in ("input_ids", "inputs_embeds"):
         if isinstance(call.get(name), Tensor):
             return call[name]
-    return None
+    # A module of the user's own: ids are whole numbers, [batch, position].
+    tensors = (value for value in call.values() if isinstance(value, Tensor))
+    whole = (x for x in tensors if x.dim() == 2 and x.dtype in (torch.int64, torch.int32))
+    return next(whole, None)

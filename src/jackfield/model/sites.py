@@ -223,7 +223,10 @@ class SiteTable:
         choices = self.names() or [
             f"{name}:out" for name, _ in self._module.named_modules() if name
         ]
-        hint = did_you_mean(address.name, choices) or "List them with model.sites.names()."
+        everything = "List them with model.sites.names()."
+        if not self.names() and choices:
+            everything = f"Say a module path, such as {choices[0]}."
+        hint = did_you_mean(address.name, choices) or everything
         return explain(where=self._owner, expected=expected, got=str(address), hint=hint)
 
     def __repr__(self) -> str:
@@ -319,7 +322,11 @@ def _cache_sites(module: nn.Module, family: Family, count: int) -> list[Site]:
 
 def _logits_view() -> View:
     def get(raw: Any, _: Any) -> Tensor:
-        return raw.logits if hasattr(raw, "logits") else first(raw)
+        found: Tensor = raw.logits if hasattr(raw, "logits") else first(raw)
+        if not found.dim():
+            got = "a loss before them; say return_dict=True"
+            raise SiteError(explain(where="logits", expected="an output with logits", got=got))
+        return found
 
     def put(raw: Any, new: Any, _: Any) -> Any:
         if not hasattr(raw, "logits"):
@@ -369,9 +376,7 @@ def _site(module: nn.Module, block: str, layer: int, role: str, place: str) -> S
     return Site(name, role, point, recipe, AXES[role], writable, via or None, note)
 
 
-_REBUILT = (
-    "rebuilt from q, k and the mask, checked against z; a write computes it explicitly"
-)
+_REBUILT = "rebuilt from q, k and the mask, checked against z; a write computes it explicitly"
 _NOTES = {
     "scores": _REBUILT,
     "pattern": _REBUILT,

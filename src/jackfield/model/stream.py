@@ -3,8 +3,9 @@
     stream = model.stream(jf.corpus("docs"), sites=["layers.15.resid_post"], max_tokens=50_000)
 
 Each row is one token of one document. Padding is never a row; special tokens and the model's sink
-positions are left out unless asked for. Documents never see each other, packed or padded, so the
-rows of a document are the same however it is batched.
+positions are left out unless asked for. Documents never see each other, packed or padded: what is
+run in one piece gives the same rows however it is batched. (Where a document is longer than the
+context, or than what is left of a packed row, each piece is run by itself.)
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from jackfield.core.errors import InputError, SiteError, explain
 from jackfield.core.where import Coordinates
 from jackfield.edits import Edit
 from jackfield.model import sinks
-from jackfield.model.inputs import Inputs, arguments
+from jackfield.model.inputs import Inputs, arguments, first_position
 from jackfield.model.run import execute
 from jackfield.streams import Batch, Stream, TokenBatch, corpus, packed_batches, padded_batches
 
@@ -68,12 +69,8 @@ class LiveStream(Stream):
         self._source = corpus(source) if self._tokens else source
         self._known_rows: int | None = None
         _check_axes(model, self._sites if self._tokens else ())
-        if pack and (model.family is None or model.family.attention is None):
-            got = model.family.name if model.family else "an unknown family"
-            expected = "a family whose masks keep packed documents apart"
-            raise InputError(
-                explain(where=f"{model.name}.stream, pack", expected=expected, got=got)
-            )
+        self._known_apart = not pack
+        _check_rules(model, [self._where, *(edit.where for edit in edits)], pack)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -116,6 +113,7 @@ class LiveStream(Stream):
             "bos": self._begin(),
         }
         if self._pack:
+            self._check_apart()
             made = packed_batches(self._documents(), eos=tokenizer.eos_token_id, **options)
         else:
             made = padded_batches(self._documents(), **options)
@@ -124,10 +122,39 @@ class LiveStream(Stream):
             if len(batch):
                 yield batch
 
+    def _check_apart(self) -> None:
+        """Fails where packed documents would see each other.
+
+        It looks: two rows whose first documents differ must give the same for their second one.
+        """
+        if self._known_apart:
+            return
+        length = max(1, min(8, self._context // 2))
+        size = int(self._model.config.vocab_size)
+        first = torch.arange(2 * length).reshape(2, length)
+        ids = torch.cat([first, torch.arange(length).expand(2, -1) + 2 * length], dim=1) % size
+        positions = torch.arange(length).repeat(2).expand(2, -1)
+        real, none = torch.ones_like(ids), torch.zeros_like(ids)
+        probe = self._inputs(TokenBatch(ids, real, positions, none, none))
+        run = execute(
+            self._model, probe, sites=self._sites, edits=(), grad=False,
+            logits=False, start=None, past=None, lengths=None,
+        )  # fmt: skip
+        for site in self._sites:
+            one, other = run[site][:, length:].float()
+            if not torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max())):
+                expected = "a model whose masks keep packed documents apart"
+                got = f"{type(self._model.module).__name__}, in which they see each other"
+                where = f"{self._model.name}.stream, pack"
+                raise InputError(
+                    explain(where=where, expected=expected, got=got, hint="Say pack=False.")
+                )
+        self._known_apart = True
+
     def _begin(self) -> int | None:
         """The token that this model expects before every text, which later chunks need too."""
         begin: int | None = self._model.tokenizer.bos_token_id
-        return begin if self._model.tokenizer("a")["input_ids"][0] == begin else None
+        return begin if self._model.tokenizer("a")["input_ids"][:1] == [begin] else None
 
     def _read(self, given: TokenBatch) -> Batch:
         """One forward, and its rows."""
@@ -148,7 +175,8 @@ class LiveStream(Stream):
         """Without a mask, transformers keeps apart what begins anew in the position ids."""
         model, mask = self._model, given.attention_mask.bool()
         takes = arguments(model.module)
-        call = {"input_ids": given.input_ids, "position_ids": given.position_ids}
+        positions = given.position_ids + first_position(model.module)
+        call = {"input_ids": given.input_ids, "position_ids": positions}
         if not self._pack:
             call["attention_mask"] = given.attention_mask
         call = {name: value.to(model.device) for name, value in call.items() if name in takes}
@@ -201,6 +229,20 @@ class LiveStream(Stream):
         without = f", without sink positions {list(self._sinks())}" if self._sinks() else ""
         most = f", at most {self._max:,} rows" if self._max else ""
         return f"Stream of {self._model.name} over {self._source!r}: {shown}{most}{without}"
+
+
+def _check_rules(model: "Model", given: Sequence[rules.Where], pack: bool) -> None:
+    """Rules that speak of a row of the batch, or of its end, where these are not the user's."""
+    for rule in given:
+        if rules.depends_on_row(rule) or (pack and rules.depends_on_prompt(rule)):
+            packed = " or the end of a packed row" if pack else ""
+            raise InputError(
+                explain(
+                    where=f"{model.name}.stream, where",
+                    expected=f"a rule that does not name rows of a batch{packed}",
+                    got=str(rule),
+                )
+            )
 
 
 def _check_axes(model: "Model", names: Sequence[str]) -> None:

@@ -40,8 +40,11 @@ class Seen:
 
     @property
     def is_norm(self) -> bool:
-        """Whether it is a leaf that keeps the shape and is no matrix."""
-        return self.is_leaf and not self.is_linear and self.given.shape == self.out.shape
+        """Whether it is a norm: a leaf that keeps the shape, and is called so or has a gain."""
+        weight = getattr(self.module, "weight", None)
+        gain = isinstance(weight, Tensor) and not self.is_linear
+        named = "norm" in type(self.module).__name__.lower()
+        return self.is_leaf and self.given.shape == self.out.shape and (gain or named)
 
 
 @dataclass
@@ -86,7 +89,7 @@ class Trace:
         """Outputs as wide as the stream: of equal ones the outermost that was called last."""
         kept: list[Seen] = []
         for call in sorted(self.calls, key=lambda each: each.path.count(".")):
-            fits = call.out.numel() == self.entry.numel()
+            fits = self.is_wide(call.out)
             known = next((i for i, k in enumerate(kept) if self.near(k.out, call.out)), None)
             if fits and known is None:
                 kept.append(call)
@@ -94,9 +97,27 @@ class Trace:
                 kept[known] = call
         return [call for call in self.calls if any(call is each for each in kept)]
 
+    def is_wide(self, x: Tensor) -> bool:
+        """Whether a tensor is of the stream's shape, or that with b·t in one axis."""
+        return x.shape[-1] == self.entry.shape[-1] and x.numel() == self.entry.numel()
+
+    def wide(self, x: Tensor) -> Tensor:
+        """It in the stream's shape."""
+        return x.reshape(self.entry.shape)
+
     def pairs(self) -> Iterator[tuple[Seen, Seen]]:
         """Two outputs, the earlier one first."""
         yield from combinations(self.outputs(), 2)
+
+    def place(self, call: Seen, side: str) -> str:
+        """A module's input or output as the role table writes it."""
+        x = call.given if side == "in" else call.out
+        return f"{call.path}:{side}" + (" flat" if x.dim() < self.entry.dim() else "")
+
+    def beside_attention(self) -> list[Seen]:
+        """Calls of modules that are no norm and no part of attention, the outermost first."""
+        kept = [c for c in self.calls if not c.is_norm and "att" not in c.path.lower()]
+        return sorted(kept, key=lambda each: each.path.count("."))
 
     def call(self, path: str | None) -> Seen | None:
         """The call of the module at a path."""
@@ -140,6 +161,13 @@ class Trace:
         """The norm whose output is x."""
         return next((call for call in self.norms_after(None) if self.near(call.out, x)), None)
 
+    def repeats(self, call: Seen) -> bool:
+        """Whether the module, called on its own on what it was given, gives the same again."""
+        try:
+            return self.near(first(call.module(call.given)), call.out)
+        except (RuntimeError, TypeError, ValueError, AttributeError):
+            return False
+
     def last_norm(self) -> Seen | None:
         """The norm that makes what leaves the block."""
         return self.norm_making(self.exit)
@@ -156,7 +184,8 @@ class Trace:
 def trace(patient: "Subject") -> Trace | None:
     """Runs the model once; None where the blocks do not hand the stream on, one to the next."""
     blocks, path = patient.model.blocks, patient.model.family.blocks  # type: ignore[union-attr]
-    block, module = blocks[0], patient.model.module
+    middle = len(blocks) // 2  # the first block is in some models a little different
+    block, module = blocks[middle], patient.model.module
     whole: list[tuple[Tensor, Any]] = []
     calls: list[Seen] = []
     after: list[Seen] = []
@@ -173,7 +202,7 @@ def trace(patient: "Subject") -> Trace | None:
         output = first(_plain(patient.run().output))
     if len(whole) != len(blocks) or not _handed_on(whole):
         return None
-    (entry, out), last = whole[0], first(whole[-1][1])
+    (entry, out), last = whole[middle], first(whole[-1][1])
     names = {part: name for name, part in block.named_modules()}
     return Trace(
         entry=entry,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from jackfield.core.where import Coordinates, where
 from jackfield.edits import Edit
+from jackfield.model.sinks import mentioned
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
@@ -63,9 +64,13 @@ def kl_costs(model: "Model", variants: Sequence[Sequence[Edit]], texts: Any) -> 
     found: list[list[Tensor]] = [[] for _ in variants]
     for start in range(0, len(listed), _TEXTS):
         part = listed[start : start + _TEXTS]
-        plain = _final_stream(model, part, ())
-        for kept, edits in zip(found, variants, strict=True):
-            kept.append(_token_kl(model, _final_stream(model, part, edits), plain))
+        streams = torch.stack([_final_stream(model, part, edits) for edits in ((), *variants)])
+        for rows in streams.split(_ROWS, dim=1):
+            plain = model.unembed(rows[0]).float().log_softmax(dim=-1)
+            for kept, x in zip(found, rows[1:], strict=True):
+                log_p = model.unembed(x).float().log_softmax(dim=-1)
+                kl = (log_p.exp() * (log_p - plain)).sum(dim=-1)
+                kept.append(kl.clamp(min=0).cpu())  # rounding goes below 0
     return [_summed_up(torch.cat(each)) for each in found]
 
 
@@ -97,8 +102,14 @@ def chosen_tokens(model: "Model", run: "Run", rule: Any) -> Bool[Tensor, "text p
     """Which tokens of a run a `where` means."""
     assert run.mask is not None
     assert run.positions is not None
-    at = Coordinates(run.positions, run.mask.sum(dim=-1), run.tokens, model.sinks)
+    sinks = sinks_in(model, rule)
+    at = Coordinates(run.positions, run.mask.sum(dim=-1), run.tokens, sinks)
     return where(rule).mask(at)
+
+
+def sinks_in(model: "Model", rule: Any) -> tuple[int, ...]:
+    """The model's sink positions, if a `where` speaks of them."""
+    return model.sinks if mentioned(where(rule)) else ()
 
 
 def _final_stream(model: "Model", texts: Any, edits: Sequence[Edit]) -> Float[Tensor, "token d"]:
@@ -106,16 +117,6 @@ def _final_stream(model: "Model", texts: Any, edits: Sequence[Edit]) -> Float[Te
     last = f"layers.{model.n_layers - 1}.resid_post"
     run = model.run(texts, sites=[last], edits=edits, logits=False)
     return run[last][chosen_tokens(model, run, "~sinks")]
-
-
-def _token_kl(
-    model: "Model", steered: Float[Tensor, "token d"], plain: Float[Tensor, "token d"]
-) -> Float[Tensor, "token"]:  # noqa: F821
-    chunks = []
-    for one, other in zip(steered.split(_ROWS), plain.split(_ROWS), strict=True):
-        p, q = (model.unembed(x).float().log_softmax(dim=-1) for x in (one, other))
-        chunks.append((p.exp() * (p - q)).sum(dim=-1).clamp(min=0).cpu())  # rounding goes below 0
-    return torch.cat(chunks)
 
 
 def _summed_up(values: Float[Tensor, "token"]) -> KLCost:  # noqa: F821

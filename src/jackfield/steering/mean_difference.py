@@ -30,7 +30,7 @@ from jackfield.core.config import config, setting, to_json
 from jackfield.core.errors import InputError, SiteError, explain
 from jackfield.core.fitted import Method
 from jackfield.core.progress import Progress
-from jackfield.steering.cost import chosen_tokens
+from jackfield.steering.cost import chosen_tokens, sinks_in
 from jackfield.steering.steering_vector import SteeringVector, TokensRead
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class MeanDifference(Method):
             model=model.name,
             counts=(len(plus.texts), len(minus.texts)),
             tokens_read=plus.tokens + minus.tokens,
-            sinks=model.sinks,
+            sinks=sinks_in(model, self.where),
             residual_norm=(plus.norms + minus.norms) / (plus.tokens + minus.tokens),
             d_prime=d_prime,
             cosine=cosine,

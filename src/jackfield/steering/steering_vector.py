@@ -55,7 +55,7 @@ class SteeringVector(Fitted):
         model: the name of the model.
         counts: texts on the positive and the negative side.
         tokens_read: how many tokens the means are over.
-        sinks: the model's sink positions.
+        sinks: the model's sink positions, if the method's `where` speaks of them.
         residual_norm: mean length of the activation on the tokens read.
         d_prime: class separation along the direction on held-out texts, in standard deviations;
             None with fewer than 4 texts a side.
@@ -104,7 +104,8 @@ class SteeringVector(Fitted):
         """Directional ablation: `x − r̂ r̂ᵀx`, wherever something is written to the residual stream.
 
         With the default `at` no block can write along the direction (arXiv 2406.11717, on all
-        tokens there; here on all but the sinks, which the direction was not read from).
+        tokens there; here on all but the sinks, which the direction was not read from). Blocks
+        that norm after the sum (post-norm) need their `resid_post` besides.
         """
         return [Project(self.vector, at=at, where=where)]
 

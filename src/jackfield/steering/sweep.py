@@ -59,7 +59,7 @@ class Sweep(Result):
         """The steered texts side by side, the costs, the control, and the direction."""
         plain = self.of("unsteered")
         blocks = [
-            self._texts([*plain, *self.of("steered")], "Steered."),
+            self._texts([*plain, *self.of("steered")], "Steered along the direction."),
             self._table(),
             *self._curves(),
             self._texts([*plain, *self.of("random")], "A random direction of the same length."),
@@ -85,7 +85,7 @@ class Sweep(Result):
             [_name(each) for each in results],
             [[each.texts[row] for each in results] for row in range(rows)],
             self.prompts,
-            measures={"KL, nats": [[each.kl.mean for each in results]] * rows},
+            measures={"KL, nats": [[round(each.kl.mean, 3) for each in results]] * rows},
             caption=caption,
         )
 

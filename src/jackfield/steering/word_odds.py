@@ -156,7 +156,7 @@ def _odds(
 
 def _ids(model: "Model", words: Sequence[str | int]) -> Tensor:
     """Ids of the words that are one token."""
-    found = []
+    found: list[int] = []
     for word in words:
         ids = [word] if isinstance(word, int) else model.tokenizer(word)["input_ids"]
         found += ids if len(ids) == 1 else []

@@ -101,7 +101,7 @@ class Histogram(Sink["Histogram"]):
     @property
     def density(self) -> Tensor:
         """[unit] float64, the share of rows whose value is larger than `above`."""
-        return self.counts.sum(dim=1) / self.rows
+        return self.counts.sum(dim=1).to(torch.float64) / self.rows
 
     def edges(self, unit: int) -> Tensor:
         """The borders of a unit's bins, [bins + 1] float64."""

@@ -1,7 +1,6 @@
 """Checks of a battery: a config that makes examples, and measures a model on them."""
 
 from collections.abc import Callable
-from dataclasses import is_dataclass
 from typing import Any
 
 from jackfield.core.records import Record
@@ -37,8 +36,11 @@ def examples_are_well_formed(record: Record, example: BatteryExample) -> None:
     found = list(example.make().examples(example.model(), _COUNT))
     claim(len(found) == _COUNT, f"asked for {_COUNT} examples, got {len(found)}")
     for each in found:
-        frozen = is_dataclass(each) and each.__dataclass_params__.frozen  # type: ignore[attr-defined]
-        claim(frozen, f"{type(each).__name__} is not a frozen dataclass")
+        settings = getattr(each, "__dataclass_params__", None)
+        claim(
+            settings is not None and settings.frozen,
+            f"{type(each).__name__} is not a frozen dataclass",
+        )
         held = fields_of(each)
         same(_listed(held), as_json(held), "an example as JSON")
         empty = [name for name, value in held.items() if isinstance(value, str) and not value]

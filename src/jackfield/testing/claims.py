@@ -38,6 +38,7 @@ def claim(holds: bool, message: str) -> None:
 def same(left: Any, right: Any, what: str) -> None:
     """Claims that two values are equal: tensors bit for bit (a NaN equals a NaN), also nested."""
     if isinstance(left, Tensor) and isinstance(right, Tensor):
+        left, right = left.detach(), right.detach()
         claim(left.dtype == right.dtype, f"{what}: {left.dtype} became {right.dtype}")
         claim(left.shape == right.shape, f"{what}: {list(left.shape)} became {list(right.shape)}")
         equal = torch.equal(left.nan_to_num(), right.nan_to_num())
@@ -54,6 +55,7 @@ def same(left: Any, right: Any, what: str) -> None:
 def near(left: Tensor, right: Tensor, what: str, *, tolerance: float = 1e-4) -> None:
     """Claims that two tensors differ by at most `tolerance` of the largest entry."""
     claim(left.shape == right.shape, f"{what}: {list(left.shape)} became {list(right.shape)}")
+    left, right = left.detach(), right.detach()
     scale = float(left.abs().max()) if left.numel() else 0.0
     claim(bool(torch.isfinite(left - right).all()), f"{what}: not finite")
     close = torch.allclose(left, right, rtol=0, atol=tolerance * max(scale, 1e-12))

@@ -52,8 +52,12 @@ def _wina_identity(method: WINA, world: World) -> list[Edit]:
 
 
 def _patch(study: ActivationPatching, world: World) -> PatchGrid:
-    sides = {"clean": world.tokens[:2], "corrupted": world.other[:2]}
-    return study.run(world.model, **sides, metric=LogitDifference(answer=5, wrong=9))
+    return study.run(
+        world.model,
+        clean=world.tokens[:2],
+        corrupted=world.other[:2],
+        metric=LogitDifference(answer=5, wrong=9),
+    )
 
 
 def _speaker() -> Model:

@@ -1,6 +1,7 @@
 """Checks of a study: config → run → a result that reports."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ def study_refuses_what_the_example_lists(record: Record, example: StudyExample) 
     """Each call in the example's `refused` raises our error, which names where."""
     world = example.world(torch.float32)
     for what, call in example.refused.items():
-        refuses(lambda call=call: call(world), _names(example, world), what)
+        refuses(partial(call, world), _names(example, world), what)
 
 
 STUDY_CHECKS: tuple[Callable[[Record, Any], None], ...] = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from jackfield.model.load import wrap
 from jackfield.model.model import Model
@@ -57,7 +57,7 @@ def tiny_llama(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = LlamaForCausalLM(config)
+        module: nn.Module = LlamaForCausalLM(config)
     return wrap(module.to(dtype).eval(), tokenizer, name="tiny")
 
 
@@ -156,7 +156,7 @@ class PlantedDictionary:
 
     def control(self, seed: int = 0) -> Float[Tensor, "row d"]:
         """Rows with the same mean and covariance, and no directions in them."""
-        draw = torch.Generator().manual_seed(seed)
+        draw = _draw(seed)
         centred = self.x - self.x.mean(dim=0)
         noise = torch.randn(len(self.x), len(self.x), generator=draw, dtype=self.x.dtype)
         return self.x.mean(dim=0) + noise @ centred / len(self.x) ** 0.5
@@ -184,7 +184,7 @@ def planted_dictionary(
     >>> torch.allclose(truth.x, truth.codes @ truth.directions)
     True
     """
-    draw = torch.Generator().manual_seed(seed)
+    draw = _draw(seed)
     directions = torch.nn.functional.normalize(torch.randn(latents, d, generator=draw), dim=-1)
     chosen = torch.rand(rows, latents, generator=draw).topk(active, dim=-1).indices
     codes = torch.zeros(rows, latents).scatter_(
@@ -206,10 +206,15 @@ def planted_direction(
     >>> bool(torch.cosine_similarity(found, direction, dim=0) > 0.95)
     True
     """
-    draw = torch.Generator().manual_seed(seed)
+    draw = _draw(seed)
     direction = torch.nn.functional.normalize(torch.randn(d, generator=draw), dim=0)
     positive, negative = torch.randn(2, rows, d, generator=draw)
     return positive + strength / 2 * direction, negative - strength / 2 * direction, direction
+
+
+def _draw(seed: int) -> torch.Generator:
+    """A generator of our own: a method with the same seed must not begin at the planted answer."""
+    return torch.Generator().manual_seed(seed + 7_654_321)
 
 
 def spread(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from jackfield.model.doctor.calls import check_decoding, check_padding
-from jackfield.model.doctor.diagnosis import Diagnosis, Row, diagnosis
+from jackfield.model.doctor.diagnosis import Diagnosis, Row, absent, diagnosis
 from jackfield.model.doctor.gradients import check_gradients
 from jackfield.model.doctor.hooks import check_hooks
 from jackfield.model.doctor.inside import check_inside
@@ -60,7 +60,8 @@ def examine(model: "Model", inputs: Any = None) -> Diagnosis:
         with torch.no_grad():
             patient = admit(model, inputs)
             copy = twin(patient)
-            rows = [row for check in CHECKS for row in _rows(check, patient, copy)]
+            rows = [absent("a copy in float64", copy)] if isinstance(copy, str) else []
+            rows += [row for check in CHECKS for row in _rows(check, patient, copy)]
     finally:
         restore(modes)
     return diagnosis(model.name, rows, time.perf_counter() - began)

@@ -20,8 +20,9 @@ NEW = 3  # tokens that are generated
 def check_padding(patient: Subject, twin: Subject | None) -> Iterator[Row]:
     """Left padding, right padding and a batch of one agree at every sampled site."""
     takes = arguments(patient.model.module)
-    if not patient.has_tokens or "attention_mask" not in takes:
-        yield absent("padding left = right = a batch of one", "no tokens, or no attention mask")
+    if not patient.layers or not patient.has_tokens or "attention_mask" not in takes:
+        reason = "no known blocks, no tokens, or no attention mask"
+        yield absent("padding left = right = a batch of one", reason)
         return
     able = twin if twin and _pads(twin) else None
     remark = "transformers' own padded forward is NaN in float64" if twin and not able else ""
@@ -107,9 +108,15 @@ def _no_cache(patient: Subject) -> str:
         return "no KV cache"
     if "logits" not in patient.model.sites or not hasattr(patient.model.module, "generate"):
         return "no language-model head"
-    causal = getattr(patient.model.config, "is_encoder_decoder", False)
-    decoder = type(patient.model.module).__name__.endswith(("CausalLM", "LMHeadModel", "Generation"))
-    return "" if decoder and not causal else "an encoder"
+    return "" if _is_causal(patient) else "later tokens act on earlier ones: an encoder"
+
+
+def _is_causal(patient: Subject) -> bool:
+    """Whether the last token leaves the logits before it as they are."""
+    other = patient.given.clone()
+    other[:, -1] = patient.given[:, 0]
+    here, there = patient.run().logits, patient.model.run(other).logits
+    return relative(there[:, :-1], here[:, :-1]) <= patient.through
 
 
 def _decoding_mistakes(patient: Subject, edited: bool) -> dict[str, float]:

@@ -13,7 +13,7 @@ from jackfield.model.run import Run
 
 # Steps, of the site's typical size. What transformers does in float32 in any dtype is noise of about
 # 1e-7 / step in a slope; a longer step may cross a kink. A wrong gradient agrees at neither.
-STEPS = (1e-3, 1e-4, 1e-2)
+STEPS = (1e-3, 1e-4, 1e-2, 1e-6)
 LIMIT = 1e-2
 
 
@@ -22,7 +22,7 @@ def check_gradients(patient: Subject, twin: Subject | None) -> Iterator[Row]:
     check = "run.gradients = finite differences"
     double = twin or (patient if patient.model.dtype == torch.float64 else None)
     if double is None:
-        yield absent(check, "no float64 copy of the model")
+        yield absent(check, "no copy in float64")
         return
     yield judge(check, gradient_mistakes(double), LIMIT, remark="in float64")
 

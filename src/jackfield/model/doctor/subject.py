@@ -118,7 +118,19 @@ def admit(model: "Model", inputs: Any = None) -> Subject:
         given = given.to(model.device)
     last = model.n_layers - 1
     layers = sorted({0, last // 2, last}) if model.n_layers else ()
-    return Subject(model, given, tuple(layers))
+    admitted = Subject(model, given, tuple(layers))
+    reason = _refuses(admitted)
+    if reason:
+        shape = list(given.shape) if isinstance(given, Tensor) else sorted(given)
+        raise InputError(
+            explain(
+                where=f"doctor, {model.name}",
+                expected=f"a model that runs on {shape}",
+                got=reason,
+                hint="examine(model, inputs=...)",
+            )
+        )
+    return admitted
 
 
 def twin(patient: Subject) -> Subject | str:
@@ -138,7 +150,9 @@ def twin(patient: Subject) -> Subject | str:
     except (RuntimeError, TypeError, NotImplementedError) as error:
         return f"no float64 copy: {error}"
     doubled = Model(module, model.tokenizer, name=model.name, family=model.family)
-    return Subject(doubled, _double(patient.given), patient.layers, patient.seed)
+    copied = Subject(doubled, _double(patient.given), patient.layers, patient.seed)
+    reason = _refuses(copied)
+    return f"the bare module fails in float64 ({reason})" if reason else copied
 
 
 def output(run: "Run") -> Tensor:
@@ -198,6 +212,15 @@ def _size(like: Tensor) -> float:
     sizes = like.detach().double().abs()
     sizes = sizes[sizes.isfinite() & (sizes > 0)]
     return float(sizes.median()) if sizes.numel() else 1.0
+
+
+def _refuses(patient: Subject) -> str:
+    """Why the bare model does not run on the inputs, "" if it does."""
+    try:
+        patient.run()
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return ""
 
 
 def _double(given: Any) -> Any:

@@ -6,7 +6,7 @@ modules called on their own. So a write that misses the skip path, or goes nowhe
 neighbour too, breaks an equation by name. The model's output must change (an effect-size guard).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,17 +22,18 @@ from jackfield.model.sites import ROLE_ORDER, Site
 from jackfield.model.views import first
 
 EFFECT = 1e-5  # the output must change by at least this, relative to its size
-# What attention's own sites act on, where no equation of the table says it.
-_INSIDE = {
+# What a site depends on where no equation of the table says it; else on all before it.
+_KNOWN = {
     "scores": {"q", "k"},
     "pattern": {"scores"},
     "z": {"pattern", "v", "q_proj", "k_proj", "v_proj", "attn_in"},
     "q_proj": {"attn_in"},
     "k_proj": {"attn_in"},
     "v_proj": {"attn_in"},
-    "attn_out": {"attn_in", "z"},
-    "mlp_post": {"mlp_in", "mlp_pre"},
-    "mlp_out": {"mlp_in", "mlp_post", "router"},
+    "q": {"q_proj"},
+    "k": {"k_proj"},
+    "v": {"v_proj"},
+    "mlp_out": {"router"},
 }
 
 
@@ -78,12 +79,13 @@ def write_mistakes(
     return bad or {site.name: max(wrong.values())}
 
 
-def downstream(equations: Mapping[str, str], role: str) -> set[str]:
-    """The block's roles that a change at `role` acts on, itself included."""
-    parents = {r: set(_INSIDE.get(r, ())) for r in ROLE_ORDER}
-    for other, equation in equations.items():
-        for part in equation.split("|"):
-            parents.setdefault(other, set()).update(names_in(part)[0])
+def downstream(equations: Mapping[str, str], role: str, roles: Collection[str]) -> set[str]:
+    """Of the block's roles those that a change at `role` may act on, itself included."""
+    parents = {}
+    for place, other in enumerate(ROLE_ORDER):
+        said = [names_in(part)[0] for part in equations.get(other, "").split("|") if part]
+        known = (set().union(*said) | _KNOWN.get(other, set())) & set(roles)
+        parents[other] = known or set(ROLE_ORDER[:place])
     reached = {role}
     while True:
         more = {r for r, above in parents.items() if above & reached} - reached
@@ -107,8 +109,8 @@ def _consequences(patient: Subject, site: Site, base: Run, run: Run) -> dict[str
     assert family is not None
     if site.layer is None:
         return _at_the_top(patient, site, base, run)
-    reached = downstream(family.equations, site.role)
     names = patient.sites_of(site.layer)
+    reached = downstream(family.equations, site.role, names)
     for role, name in names.items():
         if role not in reached and not torch.equal(run[name], base[name]):
             wrong[name] = torch.inf

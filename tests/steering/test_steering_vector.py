@@ -1,0 +1,171 @@
+"""The edits against plain hooks and weights, phases, caches; strengths, costs, files."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import jackfield as jf
+from jackfield.core.errors import InputError, JackfieldWarning
+from jackfield.steering import MeanDifference, SteeringVector
+
+AT = "layers.1.resid_post"
+
+
+@pytest.fixture
+def fitted(tiny64, monkeypatch) -> SteeringVector:
+    monkeypatch.setattr(type(tiny64), "sinks", (0,))
+    draw = torch.Generator().manual_seed(0)
+    plus, minus = torch.randint(1, 100, (2, 12, 8), generator=draw)
+    return MeanDifference().fit(tiny64, positive=plus, negative=minus, at=AT)
+
+
+def by_hook(
+    model: jf.Model, vector: torch.Tensor, tokens: torch.Tensor, first: int
+) -> torch.Tensor:
+    """The logits with `vector` added to block 1's output from position `first` on."""
+
+    def add(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        new = output.clone()
+        new[:, first:] += vector.to(output)
+        return new
+
+    hook = model.module.model.layers[1].register_forward_hook(add)
+    with torch.no_grad():
+        logits = model.module(tokens, use_cache=False).logits
+    hook.remove()
+    return logits
+
+
+def test_strength_is_in_lengths_of_the_vector_and_sinks_are_left_alone(tiny64, fitted, tokens):
+    steered = tiny64.run(tokens, edits=fitted.edits(3.0)).logits
+    expected = by_hook(tiny64, 3 * fitted.vector.double(), tokens, first=1)
+    torch.testing.assert_close(steered, expected)
+
+
+def test_strength_may_be_in_residual_norms(tiny64, fitted, tokens):
+    unit = fitted.vector / fitted.vector.norm()
+    steered = tiny64.run(tokens, edits=fitted.edits(0.5, unit="residual", where="all")).logits
+    expected = by_hook(tiny64, 0.5 * fitted.residual_norm * unit, tokens, first=0)
+    torch.testing.assert_close(steered, expected, atol=1e-6, rtol=1e-6)
+    draw = torch.Generator().manual_seed(0)
+    both = torch.cat([*torch.randint(1, 100, (2, 12, 8), generator=draw)])
+    norms = tiny64.run(both, sites=[AT])[AT][:, 1:].norm(dim=-1)
+    assert fitted.residual_norm == pytest.approx(float(norms.mean()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strength_zero_changes_no_bit(tiny, fitted, tokens, dtype):
+    model = jf.wrap(tiny.module.to(dtype), name="tiny")
+    plain = model.run(tokens).logits
+    assert torch.equal(model.run(tokens, edits=fitted.edits(0.0)).logits, plain)
+    assert not torch.equal(model.run(tokens, edits=fitted.edits(1.0)).logits, plain)
+
+
+@pytest.mark.parametrize("where", ["~sinks", "generated", "prompt & ~sinks"])
+def test_cached_generation_is_that_without_a_cache(tiny64, fitted, tokens, where):
+    options = {"edits": fitted.edits(4.0, where=where), "max_new_tokens": 6, "logits": True}
+    cached = tiny64.generate(tokens, **options)
+    whole = tiny64.generate(tokens, cache="none", **options)
+    assert torch.equal(cached.tokens, whole.tokens)
+    torch.testing.assert_close(cached.logits, whole.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_last_prompt_token_is_steered_with_what_is_generated(tiny64, fitted, tokens):
+    made = tiny64.generate(
+        tokens, edits=fitted.edits(4.0, where="generated"), max_new_tokens=1, logits=True
+    )
+    last = tokens.shape[1] - 1
+    expected = by_hook(tiny64, 4 * fitted.vector, tokens, first=last)[:, -1]
+    torch.testing.assert_close(made.logits[:, 0], expected.float())
+
+
+def test_ablation_leaves_nothing_along_the_direction_anywhere(tiny64, fitted, tokens):
+    sites = ["layers.*.resid_post", "layers.*.resid_mid"]
+    run = tiny64.run(tokens, sites=sites, edits=fitted.ablate())
+    unit = (fitted.vector / fitted.vector.norm()).double()
+    for name in run.sites:
+        along = run[name] @ unit
+        torch.testing.assert_close(along[:, 1:], torch.zeros_like(along[:, 1:]), atol=1e-6, rtol=0)
+    assert float(run["layers.0.resid_post"][:, 0].double().matmul(unit).abs().min()) > 1e-3
+
+
+def test_ablation_on_all_tokens_is_orthogonalised_weights(tiny64, fitted, tokens):
+    unit = (fitted.vector / fitted.vector.norm()).double()
+    hooked = tiny64.run(tokens, edits=fitted.ablate(where="all")).logits
+    module = tiny64.module
+    with torch.no_grad():
+        embedding = module.model.embed_tokens.weight
+        embedding -= (embedding @ unit)[:, None] * unit
+        for block in module.model.layers:
+            for weight in (block.self_attn.o_proj.weight, block.mlp.down_proj.weight):
+                weight -= unit[:, None] * (unit @ weight)
+    torch.testing.assert_close(hooked, module(tokens).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_kl_is_that_of_the_two_distributions(tiny64, fitted, tokens):
+    cost = fitted.kl(tiny64, 2.0, tokens)
+    plain = tiny64.run(tokens).logits[:, 1:].float()
+    steered = tiny64.run(tokens, edits=fitted.edits(2.0)).logits[:, 1:].float()
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=steered),
+        torch.distributions.Categorical(logits=plain),
+    ).flatten()
+    assert cost.tokens == kl.numel() == 12
+    assert cost.mean == pytest.approx(float(kl.mean()), rel=1e-3)
+    assert cost.p95 == pytest.approx(float(kl.quantile(0.95)), rel=1e-3)
+    assert fitted.kl(tiny64, 0.0, tokens).mean == 0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_strength_is_found_for_a_kl(tiny64, fitted, tokens, sign):
+    strength = fitted.strength_for(tiny64, 0.05, tokens, sign=sign)
+    assert strength * sign > 0
+    assert fitted.kl(tiny64, strength, tokens).mean == pytest.approx(0.05, rel=0.04)
+
+
+def test_a_kl_out_of_reach_is_said(tiny64, fitted, tokens):
+    with pytest.warns(JackfieldWarning, match="not 1e\\+06"):
+        fitted.strength_for(tiny64, 1e6, tokens)
+
+
+def test_the_control_is_random_and_of_the_same_length(fitted):
+    one, two = fitted.control(0), fitted.control(1)
+    assert float(one.vector.norm()) == pytest.approx(float(fitted.vector.norm()), rel=1e-5)
+    assert not torch.equal(one.vector, two.vector)
+    assert torch.equal(one.vector, fitted.control(0).vector)
+    assert one.d_prime is None
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path, tiny64, fitted, tokens):
+    path = fitted.save(tmp_path / "calm")
+    again = SteeringVector.load(path)
+    assert torch.equal(again.vector, fitted.vector)
+    assert again.report().text == fitted.report().text
+    plain, loaded = (tiny64.run(tokens, edits=each.edits(2.0)).logits for each in (fitted, again))
+    assert torch.equal(plain, loaded)
+
+
+def test_the_report_shows_what_was_read(tmp_path, fitted):
+    assert [each.side for each in fitted.shown] == ["positive"] * 3 + ["negative"] * 3
+    assert not any(each.read[0] for each in fitted.shown)
+    assert all(all(each.read[1:]) for each in fitted.shown)
+    for suffix in ("html", "csv", "json"):
+        assert fitted.report().save(tmp_path / f"v.{suffix}").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strength": float("nan")}, "a finite number"),
+        ({"unit": "norm"}, "'vector' or 'residual'"),
+    ],
+)
+def test_settings_without_sense_are_refused(fitted, options, message):
+    with pytest.raises(InputError, match=message):
+        fitted.edits(**options)
+
+
+def test_a_kl_must_be_positive(tiny64, fitted, tokens):
+    with pytest.raises(InputError, match="a positive number"):
+        fitted.strength_for(tiny64, 0.0, tokens)
