@@ -14,14 +14,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import jackfield.circuits as circuits
-    import jackfield.dictionaries as dictionaries
-    import jackfield.edits as edits
-    import jackfield.functions as functions
-    import jackfield.lenses as lenses
-    import jackfield.memory as memory
-    import jackfield.sparsity as sparsity
-    import jackfield.steering as steering
+    from jackfield import circuits as circuits
+    from jackfield import dictionaries as dictionaries
+    from jackfield import edits as edits
+    from jackfield import functions as functions
+    from jackfield import lenses as lenses
+    from jackfield import memory as memory
+    from jackfield import sparsity as sparsity
+    from jackfield import steering as steering
     from jackfield.core.where import Role as Role
     from jackfield.core.where import Rows as Rows
     from jackfield.core.where import Tokens as Tokens

@@ -15,6 +15,7 @@ from tests.model.tiny_models import (
 )
 
 import jackfield as jf
+from jackfield.core.errors import InputError
 from jackfield.edits import Edit
 from jackfield.model import attention, inputs, plan, run, session, views
 from jackfield.model.doctor import examine
@@ -45,9 +46,8 @@ def altered(name: str, **lines: str) -> Model:
     module = tiny(name)
     family = family_of(module.config)
     assert family is not None
-    return jf.wrap(module, name=name) if not lines else Model(
-        module, family=replace(family, roles={**family.roles, **lines})
-    )  # fmt: skip
+    family = replace(family, roles={**family.roles, **lines})
+    return Model(module, name=name, family=family)
 
 
 def failures(model: Model) -> str:
@@ -108,12 +108,11 @@ def test_modes_and_weights_are_left_as_they_were():
     assert all(torch.equal(weights[name], value) for name, value in module.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_default_model_is_healthy(smollm2):
     diagnosis = examine(smollm2)
     assert diagnosis.ok, diagnosis
 
-
-test_the_default_model_is_healthy = pytest.mark.slow(test_the_default_model_is_healthy)
 
 # Tables that lie ------------------------------------------------------------------------------
 
@@ -193,15 +192,10 @@ LIES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
         {"mlp_in": "mlp:in = post_attention_layernorm(resid_pre)"},
         ("mlp_in = post_attention_layernorm(resid_pre) | layers.0,1,2.mlp_in",),
     ),
-    "a router's choice is made otherwise": (
-        "gpt_oss",
-        {"router": "mlp.router:out router = mlp.router(mlp_in)"},
-        (),
-    ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("lie", [lie for lie, case in LIES.items() if case[2]])
+@pytest.mark.parametrize("lie", list(LIES))
 def test_a_lying_table_fails_by_the_site_that_is_wrong(lie):
     name, lines, expected = LIES[lie]
     found = failures(altered(name, **lines))
@@ -261,8 +255,8 @@ def break_leaving(patch: Patch) -> None:
 
 
 def break_start(patch: Patch) -> None:
-    given = run._given
-    patch.setattr(run, "_given", lambda value, owner: given(value * 1.0001, owner))
+    given = starting._given
+    patch.setattr(starting, "_given", lambda value, owner: given(value * 1.0001, owner))
 
 
 BREAKS: dict[str, tuple[str, Callable[[Patch], None], str]] = {
@@ -320,7 +314,7 @@ def test_a_diagnosis_prints_as_a_table_and_gives_its_rows():
 
 
 def test_inputs_that_do_not_run_are_said(tiny):
-    with pytest.raises(jf.errors.InputError, match="examine"):
+    with pytest.raises(InputError, match="examine"):
         examine(tiny, inputs=torch.zeros(2, 3, dtype=torch.float32))
 
 

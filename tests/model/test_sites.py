@@ -136,6 +136,23 @@ def test_the_base_model_alone_has_the_same_sites_but_no_logits(tiny, tokens):
     assert all(torch.equal(got[name], expected[name]) for name in names)
 
 
+def test_a_module_around_a_model_is_taken_for_what_it_is(tiny, tokens):
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.config = tiny.module, tiny.module.config
+
+        def forward(self, input_ids):
+            return self.inner(input_ids)
+
+    model = jf.wrap(Around())
+    names = ["inner.model.layers.1:out", "inner.model.layers.1.mlp:in"]
+    run = model.run(tokens, sites=names)
+    expected = tiny.run(tokens, sites=[name.removeprefix("inner.") for name in names])
+    for name in names:
+        assert torch.equal(run[name], expected[name.removeprefix("inner.")])
+
+
 def test_the_table_reads_like_one(tiny):
     lines = repr(tiny.sites).splitlines()
     assert lines[0].endswith("named sites of tiny")

@@ -68,9 +68,7 @@ def models(*, json: Json = False) -> None:
 
 
 @app.command
-def sites(
-    model: str = "smollm2", *, layer: int | None = None, json: Json = False
-) -> None:
+def sites(model: str = "smollm2", *, layer: int | None = None, json: Json = False) -> None:
     """List the sites of MODEL: axes, and what can be done there.
 
     Parameters
@@ -171,9 +169,7 @@ def doctor(model: str = "smollm2", *, json: Json = False) -> int:
 
 
 @app.command
-def methods(
-    name: str | None = None, *, chapter: str | None = None, json: Json = False
-) -> None:
+def methods(name: str | None = None, *, chapter: str | None = None, json: Json = False) -> None:
     """List the catalogue, or tell all about one entry.
 
     Parameters

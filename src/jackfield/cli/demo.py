@@ -20,9 +20,9 @@ from jackfield.core.errors import ConfigError, explain
 from jackfield.reports import GLOSSARY, Block, Histogram, Page, PageSection, Report, Table, Text
 
 PROMPT = "When John and Mary went to the store, John gave a bottle of milk to"
-CORRUPTED = "When Mary and John went to the store, Mary gave a bottle of milk to"
-QUESTIONS = ("How was your day?", "Tell me about the sea.")
-STRENGTHS = (0.5, 1.0, 2.0)
+CORRUPTED = "When John and Anna went to the store, John gave a bottle of milk to"
+QUESTIONS = ("How was your day?", "What is the weather like in your town?")
+STRENGTHS = (-2.0, -1.0, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Demo:
             self._stage("2 learn", lambda: self._learn(site)),
             self._stage("3 features", lambda: self._features(model, site)),
             self._stage("4 patching", lambda: self._patch(model)),
-            self._stage("5 steering", lambda: self._steer(model, site)),
+            self._stage("5 steering", lambda: self._steer(model)),
         ]
         page = Page(
             title="A look inside a language model",
@@ -132,20 +132,24 @@ class Demo:
             model,
             clean=PROMPT,
             corrupted=CORRUPTED,
-            metric=jf.circuits.LogitDifference(" Mary", " John"),
+            metric=jf.circuits.LogitDifference(" Mary", " Anna"),
             sites="layers.*.resid_post",
             by="position",
         )
         return grid.report()
 
-    def _steer(self, model: "jf.Model", site: str) -> Report:
-        from jackfield.steering import sentences
-
+    def _steer(self, model: "jf.Model") -> Report:
         fitted = jf.steering.MeanDifference().fit(
-            model, positive=sentences.CALM, negative=sentences.FURIOUS, at=site
+            model,
+            positive=jf.steering.JOYFUL,
+            negative=jf.steering.SORROWFUL,
+            at=f"layers.{int(0.6 * model.n_layers)}.resid_post",
         )
         fitted.save(self.out / "steering")
-        return fitted.sweep(model, QUESTIONS, strengths=STRENGTHS, max_new_tokens=40).report()
+        chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
+        return fitted.sweep(
+            model, chats, strengths=STRENGTHS, max_new_tokens=40, progress=True
+        ).report()
 
     def _facts(self, model: "jf.Model", site: str) -> dict[str, str]:
         size = sum(p.numel() for p in model.module.parameters()) / 1e6
@@ -163,7 +167,9 @@ numbers are its **activations**. Here they are read, taken apart, traced and cha
 small enough for a laptop."""
 
 
-def _told(title: str, looking_at: str, how_to_read: str, code: str) -> Callable[[Report], PageSection]:
+def _told(
+    title: str, looking_at: str, how_to_read: str, code: str
+) -> Callable[[Report], PageSection]:
     def make(report: Report) -> PageSection:
         blocks: Sequence[Block] = report.blocks
         summary: list[Any] = [Text(report.summary)] if report.summary else []
@@ -175,7 +181,7 @@ def _told(title: str, looking_at: str, how_to_read: str, code: str) -> Callable[
 _TOLD = (
     _told(
         "What was read",
-        "The model read many short texts; after its middle layer, one vector was kept for each token.",
+        "The model read many short texts; after its middle layer, a vector was kept for each token.",
         "Everything below is learned from these rows. The first position of a text is left out: "
         "models use it as a drain for attention, and its vector is a hundred times longer than the "
         "rest, so it would drown every average.",
@@ -198,9 +204,9 @@ sae.report()""",
     _told(
         "What the features stand for",
         "Six features, chosen by a rule and not by hand: the texts on which each fires most.",
-        "The stronger a token's colour, the more the feature fires there. The histogram shows how strongly it "
-        "fires when it does. The bars are the tokens that the feature, read out alone, speaks for "
-        "and against. Nobody named these features: what they mean is for the reader to judge.",
+        "The stronger a token's colour, the more the feature fires there. The histogram shows how "
+        "strongly it fires when it does. The bars are what silencing it does to the next token. "
+        "Nobody named these features: what they mean is for the reader to judge.",
         """\
 index = jf.dictionaries.index_features(sae, store.stream("layers.15.resid_post"), model=model)
 index.show(index.interesting(1)[0])""",
@@ -208,16 +214,16 @@ index.show(index.interesting(1)[0])""",
     _told(
         "Where the name travels",
         "The model must end a sentence with the right name. One activation at a time is moved from "
-        "a run that gets it right into a run with the names exchanged.",
+        "a run on this sentence into a run in which Mary is called Anna.",
         "Each cell is one layer at one token. 0: moving it changes nothing. 1: it alone brings the "
-        "right answer back, so the name was there. Follow the strong cells from the names, low in the "
-        "model, to the last token, high in it.",
+        "right answer back, so the name was there. Follow the strong cells from the names, low in "
+        "the model, to the last token, high in it.",
         """\
 grid = jf.circuits.patch(
     model,
     clean="When John and Mary went to the store, John gave a bottle of milk to",
-    corrupted="When Mary and John went to the store, Mary gave a bottle of milk to",
-    metric=jf.circuits.LogitDifference(" Mary", " John"),
+    corrupted="When John and Anna went to the store, John gave a bottle of milk to",
+    metric=jf.circuits.LogitDifference(" Mary", " Anna"),
     sites="layers.*.resid_post",
     by="position",
 )
@@ -225,14 +231,18 @@ grid.report()""",
     ),
     _told(
         "Changing what it says",
-        "A direction from calm and furious sentences is added to the activations while it writes.",
-        "**KL** says how far the steered model's choices are from its own, per token: 0 is the same "
-        "model, above 1 it says other things. A random direction of the same length is the control: "
-        "steering is more than noise only where the two differ.",
+        "The direction from sorrowful to joyful sentences is added to the activations as it writes.",
+        "**KL** says how far the steered model's choices are from its own, per token: 0 is the "
+        "same model, above 1 it says other things. A random direction of the same length is the "
+        "control: steering is more than noise only where the two differ.",
         """\
-calm = jf.steering.MeanDifference().fit(
-    model, positive=CALM, negative=FURIOUS, at="layers.15.resid_post"
+joy = jf.steering.MeanDifference().fit(
+    model,
+    positive=jf.steering.JOYFUL,
+    negative=jf.steering.SORROWFUL,
+    at="layers.18.resid_post",
 )
-model.generate("How was your day?", edits=calm.edits(strength=1.0), max_new_tokens=40)""",
+chat = [{"role": "user", "content": "How was your day?"}]
+model.generate(chat, edits=joy.edits(strength=2.0), max_new_tokens=40)""",
     ),
 )

@@ -1,4 +1,4 @@
-"""How commands print: a rich table for people, JSON for programs. Results on stdout, else stderr."""
+"""How commands print: a rich table for people, JSON for programs; results go to stdout."""
 
 import json
 import sys
@@ -12,7 +12,9 @@ from rich.table import Table
 Row = Mapping[str, Any]
 
 
-def rows(title: str, found: Sequence[Row], *, as_json: bool, styles: Mapping[str, str] = {}) -> None:
+def rows(
+    title: str, found: Sequence[Row], *, as_json: bool, styles: Mapping[str, str] = {}
+) -> None:
     """Prints rows of the same keys, as a table or as a JSON list."""
     if as_json:
         print(json.dumps([dict(row) for row in found], default=str, indent=2))
@@ -32,7 +34,9 @@ def line(text: str) -> None:
 
 def error(text: str) -> None:
     """One clear line on stderr."""
-    Console(stderr=True).print(f"[bold red]error[/] {escape(text)}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(
+        f"[bold red]error[/] {escape(text)}", highlight=False, soft_wrap=True
+    )
 
 
 def text(parts: Iterable[str]) -> None:

@@ -335,5 +335,3 @@ def _wrong(patient: "Subject", family: Family) -> set[str]:
         if site.write and any(e > near.local for e in write_mistakes(near, site, base).values()):
             wrong.add(site.role)
     return wrong
-
-

@@ -36,7 +36,7 @@ from jackfield.model.inputs import (
 )
 from jackfield.model.plan import Plan
 from jackfield.model.run import Run, execute
-from jackfield.model.sites import SiteTable
+from jackfield.model.sites import SiteTable, base_of
 
 if TYPE_CHECKING:
     from jackfield.model.saving import SavingPolicy
@@ -68,7 +68,7 @@ class Model:
         self.module, self.tokenizer = module, tokenizer
         self.name = name or type(module).__name__
         self.provenance = dict(provenance or {})
-        self._family = family or family_of(self.config)
+        self._family = family
         self._cloned: frozenset[str] = frozenset()
 
     # What the model is -----------------------------------------------------------------------
@@ -76,7 +76,10 @@ class Model:
     @cached_property
     def family(self) -> Family | None:
         """Its entry of the role table, or one detected and proven at the first use, or None."""
-        return self._family or detect(self.module)
+        known = self._family or family_of(self.config)
+        if known and not self._family and base_of(self.module, known) is None:
+            known = None  # a module of another make around a model, with that model's config
+        return known or detect(self.module)
 
     @cached_property
     def sites(self) -> SiteTable:

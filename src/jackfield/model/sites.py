@@ -253,15 +253,21 @@ def _axis(axis: str, site: Site) -> str:
     )
 
 
-def _base(module: nn.Module, family: Family) -> str:
-    """The prefix of the base model's path inside `module` ("" where it is the base model)."""
+def base_of(module: nn.Module, family: Family) -> str | None:
+    """The prefix of the base model's path in `module`: "" where it is that, None if it has none."""
     own = getattr(module, "base_model_prefix", "")
     for prefix in (f"{own}.language_model.", f"{own}.", "language_model.", ""):
         if isinstance(_get(module, prefix + family.blocks), nn.ModuleList):
             return prefix.lstrip(".")
-    raise SiteError(
-        explain(where=family.name, expected=f"a list of blocks at {family.blocks}", got="none")
-    )
+    return None
+
+
+def _base(module: nn.Module, family: Family) -> str:
+    base = base_of(module, family)
+    if base is None:
+        expected = f"a list of blocks at {family.blocks}"
+        raise SiteError(explain(where=family.name, expected=expected, got="none"))
+    return base
 
 
 def _get(module: nn.Module, path: str) -> Any:

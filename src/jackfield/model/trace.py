@@ -173,7 +173,7 @@ class Trace:
         return self.norm_making(self.exit)
 
     def after_norm(self, call: Seen) -> tuple[str, Seen]:
-        """"norm({})" and the call whose output it was given, or "{}" and the call itself."""
+        """ "norm({})" and the call whose output it was given, or "{}" and the call itself."""
         norm = self.norm_making(call.out)
         if norm is None:
             return "{}", call

@@ -129,7 +129,9 @@ def _decoding_mistakes(patient: Subject, edited: bool) -> dict[str, float]:
         run = patient.model.run(step, sites, edits, past=past, cache=True, prompt_lengths=lengths)
         past = run.past
         parts.append(run)
-    return {name: relative(torch.cat([p[name] for p in parts], dim=1), whole[name]) for name in sites}
+    return {
+        name: relative(torch.cat([p[name] for p in parts], dim=1), whole[name]) for name in sites
+    }
 
 
 def _edits_of_the_cache(patient: Subject) -> list[Edit]:
@@ -185,5 +187,3 @@ def _static_refused(patient: Subject) -> str:
 def _beyond_float32(errors: Mapping[str, float]) -> dict[str, float]:
     """Rotary tables, eager softmaxes and caches are float32 in places: less than that is theirs."""
     return {site: error if error > FLOAT32 else 0.0 for site, error in errors.items()}
-
-

@@ -31,7 +31,9 @@ def check_hooks(patient: Subject, twin: Subject | None) -> Iterator[Row]:
     for kind, group in (("sites", sites), ("modules", parts)):
         if group:
             base = patient.run([site.name for site in group])
-            yield judge(f"{kind}: a read is a plain hook's", _read_mistakes(patient, group, base), 0.0)
+            yield judge(
+                f"{kind}: a read is a plain hook's", _read_mistakes(patient, group, base), 0.0
+            )
             near = [site for site in group if site.layer in (None, patient.middle)]
             writes = {site.name: _write_mistake(patient, site, base) for site in near}
             yield judge(f"{kind}: a written Δ is a plain hook's", writes, 0.0)
@@ -39,7 +41,9 @@ def check_hooks(patient: Subject, twin: Subject | None) -> Iterator[Row]:
     if paths:
         found = {f"{path}:in": input_mistake(patient, path) for path in paths}
         exact = {f"{path}:in": input_mistake(twin, path) for path in paths} if twin else None
-        yield judge("modules: Δ at the input gives module(input + Δ)", found, patient.local, twin=exact)
+        yield judge(
+            "modules: Δ at the input gives module(input + Δ)", found, patient.local, twin=exact
+        )
 
 
 def once_called(patient: Subject) -> list[str]:
@@ -71,7 +75,9 @@ def _called(patient: Subject) -> list[str]:
 
         return hook
 
-    leaves = [(n, m) for n, m in patient.model.module.named_modules() if n and not any(m.children())]
+    leaves = [
+        (n, m) for n, m in patient.model.module.named_modules() if n and not any(m.children())
+    ]
     handles = [m.register_forward_hook(note(n), with_kwargs=True) for n, m in leaves]
     try:
         patient.run()
@@ -88,7 +94,11 @@ def _is_float(x: Any) -> bool:
 def _is_whole(site: Site) -> bool:
     """Whether the site's tensor is all of a module's first tensor, up to its shape."""
     plain = site.point.side in ("in", "out") and site.point.path and not site.via
-    return bool(plain) and site.write == site.point and site.role not in (*ATTENTION_ROLES[3:5], "router")
+    return (
+        bool(plain)
+        and site.write == site.point
+        and site.role not in (*ATTENTION_ROLES[3:5], "router")
+    )
 
 
 def _read_mistakes(patient: Subject, sites: list[Site], base: Any) -> dict[str, float]:

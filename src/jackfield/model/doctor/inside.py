@@ -43,7 +43,9 @@ def _first_position(patient: Subject, layer: int) -> float:
 
 def _without(patient: Subject, layer: int) -> float:
     z = f"layers.{layer}.z"
-    gone = [patient.run([z], [ZeroOut(at=f"layers.{layer}.{part}")])[z] for part in ("q_proj", "k_proj")]
+    gone = [
+        patient.run([z], [ZeroOut(at=f"layers.{layer}.{part}")])[z] for part in ("q_proj", "k_proj")
+    ]
     same = torch.equal(gone[0], patient.run([z])[z])
     return torch.inf if same else relative(gone[0], gone[1])
 

@@ -24,7 +24,9 @@ class _Raised(Exception):
 def check_identities(patient: Subject, twin: Subject | None) -> Iterator[Row]:
     """No edit, reads only, and an edit that changes nothing, against the bare module."""
     bare = plain_output(patient)
-    yield judge("no edit: the bare module's output", {"output": _same(output(patient.run()), bare)}, 0.0)
+    yield judge(
+        "no edit: the bare module's output", {"output": _same(output(patient.run()), bare)}, 0.0
+    )
     names = [site.name for site in patient.sites] or _parts(patient)
     read = output(patient.run(names))
     yield judge("reading every site changes nothing", {"output": _same(read, bare)}, 0.0)
@@ -34,7 +36,9 @@ def check_identities(patient: Subject, twin: Subject | None) -> Iterator[Row]:
         if role in ("scores", "pattern"):
             rebuilt[name] = relative(made, bare)
             if twin:
-                exact[name] = relative(output(twin.run((), [Scale(1.0, at=name)])), output(twin.run()))
+                exact[name] = relative(
+                    output(twin.run((), [Scale(1.0, at=name)])), output(twin.run())
+                )
         else:
             found[name] = _same(made, bare)
     if found:
@@ -43,7 +47,11 @@ def check_identities(patient: Subject, twin: Subject | None) -> Iterator[Row]:
         remark = "attention is computed explicitly for these"
         kept = {name: _beyond_float32(error) for name, error in exact.items()} if twin else None
         yield judge(
-            "an edit that changes nothing, rebuilt", rebuilt, patient.through, twin=kept, remark=remark
+            "an edit that changes nothing, rebuilt",
+            rebuilt,
+            patient.through,
+            twin=kept,
+            remark=remark,
         )
 
 
@@ -73,15 +81,15 @@ def check_parts(patient: Subject, twin: Subject | None) -> Iterator[Row]:
     sites = [f"layers.{patient.middle}.resid_pre", f"layers.{model.n_layers - 1}.resid_post"]
     run = patient.run(sites)
     found = {
-        f"start={sites[0]}": _same(output(patient.run(start={sites[0]: run[sites[0]]})), output(run)),
+        f"start={sites[0]}": _same(
+            output(patient.run(start={sites[0]: run[sites[0]]})), output(run)
+        ),
         f"stop at {sites[0]}": _same(patient.run(sites[:1], logits=False)[sites[0]], run[sites[0]]),
     }
     yield judge("a part of the forward is that of the whole", found, 0.0)
     if patient.has_tokens and "logits" in model.sites:
         made, exact = _unembedded(patient), _unembedded(twin) if twin else None
-        yield judge(
-            "unembed(resid_post) is the logits", made, patient.through, twin=exact
-        )
+        yield judge("unembed(resid_post) is the logits", made, patient.through, twin=exact)
 
 
 def plain_output(patient: Subject) -> Tensor:
@@ -118,7 +126,8 @@ def _writable(patient: Subject) -> list[tuple[str, str]]:
     if not roles:
         return [("", name) for name in _parts(patient)]
     return [
-        (role, f"layers.*.{role}" if site.layer is not None else role) for role, site in roles.items()
+        (role, f"layers.*.{role}" if site.layer is not None else role)
+        for role, site in roles.items()
     ]
 
 

@@ -45,7 +45,9 @@ def mistakes(patient: Subject) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for layer in patient.layers:
         values = patient.values(run, layer)
-        for role, error in block_mistakes(patient, values, patient.scope(run, values, layer)).items():
+        for role, error in block_mistakes(
+            patient, values, patient.scope(run, values, layer)
+        ).items():
             found.setdefault(role, {})[patient.sites_of(layer)[role]] = error
     last = patient.values(run, model.n_layers - 1)
     tops = {r: run[r] for r in ("final_norm", "logits") if r in model.sites}
@@ -70,7 +72,9 @@ def block_mistakes(
             continue
         found[role] = relative(values[role], _like(evaluate(equation, scope), values[role]))
         if "rotary(" in equation:
-            turned = max(_scaled(values[role], equation, scope), _length(values[role], equation, scope))
+            turned = max(
+                _scaled(values[role], equation, scope), _length(values[role], equation, scope)
+            )
             found[role] = _beyond_float32(turned)
     return {**found, **_attention_mistakes(patient, values, scope)}
 
@@ -149,7 +153,7 @@ def _attention_mistakes(
 
 
 def _scores_mistake(patient: Subject, values: Mapping[str, Tensor]) -> float:
-    """scores = s · q @ k where not masked, with one s; a cap is undone first."""
+    """Scores = s · q @ k where not masked, with one s; a cap is undone first."""
     k = expand_heads(values["k"], values["scores"].shape[1])
     product = torch.einsum("bqhd,bkhd->bhqk", values["q"].double(), k.double())
     scores = values["scores"].double()
