@@ -44,6 +44,15 @@ def test_saving_again_replaces_and_leaves_nothing_beside(tmp_path):
     assert everything_in(tmp_path) == ["x", "x/jackfield.json", "x/tensors.safetensors"]
 
 
+def test_others_may_read_what_they_may_read_of_any_new_file(tmp_path):
+    save(tmp_path / "x")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "file").touch()
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    for name in ("jackfield.json", "tensors.safetensors"):
+        assert (tmp_path / "x" / name).stat().st_mode == (tmp_path / "plain/file").stat().st_mode
+
+
 class Crash(BaseException):
     """Stands for a power cut or Ctrl-C."""
 

@@ -255,8 +255,8 @@ def break_leaving(patch: Patch) -> None:
 
 
 def break_start(patch: Patch) -> None:
-    given = starting._given
-    patch.setattr(starting, "_given", lambda value, owner: given(value * 1.0001, owner))
+    giver = run._giver
+    patch.setattr(run, "_giver", lambda owner, value: giver(owner, value * 1.0001))
 
 
 BREAKS: dict[str, tuple[str, Callable[[Patch], None], str]] = {

@@ -671,6 +671,42 @@ class TestPast:
             assert torch.allclose(first.logits, whole.logits[:, :4], atol=1e-5)
             assert torch.allclose(rest.logits, whole.logits[:, 4:], atol=1e-5)
 
+    def test_a_cache_of_fixed_size_made_by_others(self, tiny, tokens):
+        """Its places beyond what was written are no keys of this call."""
+        from transformers import StaticCache
+
+        past = StaticCache(config=tiny.module.config, max_cache_len=16)
+        with torch.no_grad():
+            tiny.module(tokens[:, :4], past_key_values=past)
+        names = ["layers.1.k", "layers.1.v", "layers.1.resid_post"]
+        whole = tiny.run(tokens, sites=names, edits=[E.Scale(2.0, at="layers.0.v", where=[1, 5])])
+        edits = [E.Scale(2.0, at="layers.0.v", where=[1, 5])]
+        first = tiny.run(tokens[:, :4], sites=names, edits=edits, cache=True)
+        assert torch.allclose(first["layers.1.k"], whole["layers.1.k"][:, :4], atol=1e-5)
+        clean = tiny.run(tokens, sites=names)
+        rest = tiny.run(tokens[:, 4:], sites=names, past=past)
+        for name in names:
+            assert torch.allclose(rest[name], clean[name][:, 4:], atol=1e-5), name
+        assert int(past.get_seq_length()) == 4
+
+    @pytest.mark.parametrize("fixed", [False, True])
+    def test_gradients_of_keys_are_those_of_this_call(self, fixed, tiny, tokens):
+        from transformers import DynamicCache, StaticCache
+
+        config = tiny.module.config
+        past = (
+            StaticCache(config=config, max_cache_len=16) if fixed else DynamicCache(config=config)
+        )
+        with torch.no_grad():
+            tiny.module(tokens[:, :4], past_key_values=past)
+        names = ["layers.1.k", "layers.1.k[head=1,position=2]"]
+        rest = tiny.run(tokens[:, 4:], sites=names, past=past, grad=True)
+        got = rest.gradients(rest.logits[:, -1].sin().sum())
+        whole = tiny.run(tokens, sites=names[:1], grad=True)
+        expected = whole.gradients(whole.logits[:, -1].sin().sum())["layers.1.k"][:, 4:]
+        assert torch.allclose(got[names[0]], expected, atol=1e-5)
+        assert torch.allclose(got[names[1]], expected[:, 2, 1], atol=1e-5)
+
     def test_a_cache_of_another_batch_or_too_long_is_refused(self, tiny, tokens):
         past = tiny.run(tokens, cache=True).past
         with pytest.raises(InputError, match="a cache of 1 rows, as the input has, got 2"):

@@ -147,9 +147,7 @@ class Demo:
         )
         fitted.save(self.out / "steering")
         chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
-        return fitted.sweep(
-            model, chats, strengths=STRENGTHS, max_new_tokens=40, progress=True
-        ).report()
+        return fitted.sweep(model, chats, strengths=STRENGTHS, max_new_tokens=40).report()
 
     def _facts(self, model: "jf.Model", site: str) -> dict[str, str]:
         size = sum(p.numel() for p in model.module.parameters()) / 1e6
@@ -161,10 +159,11 @@ class Demo:
         }
 
 
-_SUBTITLE = """\
-A language model turns text into long lists of numbers, layer by layer, before it answers. These
-numbers are its **activations**. Here they are read, taken apart, traced and changed, on a model
-small enough for a laptop."""
+_SUBTITLE = (
+    "A language model turns text into long lists of numbers, layer by layer, before it answers. "
+    "These numbers are its **activations**. Here they are read, taken apart, traced and changed, "
+    "on a model small enough for a laptop."
+)
 
 
 def _told(

@@ -7,8 +7,8 @@ folder leaves the old one beside it, whole, as `.NAME-old-…/old`.)
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +60,8 @@ def save_artifact(
         )
     header = {"format": FORMAT, "kind": kind, "config": config, "extra": extra or {}}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    temporary = _beside(path)
+    temporary.mkdir()
     try:
         # Copies, because safetensors refuses views and tensors that share memory.
         copies = {
@@ -107,24 +108,17 @@ def read_artifact(path: str | Path) -> Artifact:
 
 def atomic_write(path: Path, data: bytes) -> None:
     """Writes `data` so that `path` holds the old bytes or the new ones, also after a power cut."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = _beside(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp makes it private
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
 
 
 def sync_folder(folder: Path) -> None:
@@ -141,7 +135,8 @@ def _swap_in(new: Path, path: Path) -> None:
     if not path.exists():
         os.replace(new, path)
     else:
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+        aside = _beside(path, "-old")
+        aside.mkdir()
         try:
             os.replace(path, aside / "old")
             os.replace(new, path)
@@ -152,3 +147,9 @@ def _swap_in(new: Path, path: Path) -> None:
             raise
         shutil.rmtree(aside)
     sync_folder(path.parent)
+
+
+def _beside(path: Path, what: str = "") -> Path:
+    """A new name beside `path`."""
+    # What `tempfile` makes is for the user's own eyes only; this follows the umask.
+    return path.with_name(f".{path.name}{what}-{secrets.token_hex(4)}")

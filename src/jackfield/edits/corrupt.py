@@ -16,7 +16,8 @@ class FakeQuantize(Edit):
     """Rounds to `bits`-bit integers and back, with a step of its own for each token.
 
     Symmetric: step = max|x| / (2^(bits−1) − 1). Otherwise step = (max − min) / (2^bits − 1).
-    The error of a unit is at most half a step. The gradient passes straight through.
+    The error of a unit is at most half a step (and the rounding of its dtype). The gradient
+    passes straight through.
 
     Attributes:
         bits: 2 to 16.

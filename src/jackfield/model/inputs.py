@@ -23,7 +23,7 @@ class Inputs:
     """The call to make and what is known of its tokens.
 
     Attributes:
-        call: keyword arguments of the module (or one positional tensor under "").
+        call: keyword arguments of the module; `args` positional ones.
         tokens: [batch, position] ids, or None for a model without tokens.
         mask: [batch, position] True on real tokens.
         spans, roles: the role of each token of a chat.
