@@ -37,7 +37,8 @@ def steered(rounds: int = 15) -> str:
         low, high = timing.interval
         scale = made[timing.name] / made["unsteered"]
         lines.append(
-            f"| {timing.name} | {made[timing.name] / timing.median:.1f} | {scale / timing.ratio:.3f} "
+            f"| {timing.name} | {made[timing.name] / timing.median:.1f} "
+            f"| {scale / timing.ratio:.3f} "
             f"| {scale / high:.3f}–{scale / low:.3f} |"
         )
     return "\n".join(lines)

@@ -105,8 +105,7 @@ def _nnsight(module: nn.Module, call: dict[str, object]) -> dict[str, object]:
 
     def run() -> object:
         with torch.no_grad(), wrapped.trace(**call):
-            kept = nnsight.save([layer.output for layer in wrapped.model.layers])
-        return kept
+            return nnsight.save([layer.output for layer in wrapped.model.layers])
 
     return {"nnsight": run}
 

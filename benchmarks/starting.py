@@ -9,7 +9,8 @@ import time, torch
 begun = time.perf_counter()
 import jackfield
 print(time.perf_counter() - begun)
-heavy = [name for name in ("transformers", "matplotlib", "rich", "sklearn") if name in __import__("sys").modules]
+import sys
+heavy = {"transformers", "matplotlib", "rich", "sklearn"} & set(sys.modules)
 print(",".join(heavy) or "none")
 """
 _LOAD = """

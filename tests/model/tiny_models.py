@@ -33,7 +33,7 @@ _PICTURES = {
 _FALCON = {**_SIZES, "alibi": False, "bias": True}
 _RW = {"parallel_attn": False, "multi_query": False, "new_decoder_architecture": False}
 
-# name: (model_type, head, config)
+# By name: its model_type, its head, and its config.
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("llama", "CausalLM", _GROUPED),
     "llama_tied": ("llama", "CausalLM", {**_GROUPED, "tie_word_embeddings": True}),

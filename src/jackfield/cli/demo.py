@@ -180,7 +180,7 @@ def _told(
 _TOLD = (
     _told(
         "What was read",
-        "The model read many short texts; after its middle layer, a vector was kept for each token.",
+        "The model read many short texts; after its middle layer a vector was kept for each token.",
         "Everything below is learned from these rows. The first position of a text is left out: "
         "models use it as a drain for attention, and its vector is a hundred times longer than the "
         "rest, so it would drown every average.",
@@ -230,7 +230,7 @@ grid.report()""",
     ),
     _told(
         "Changing what it says",
-        "The direction from sorrowful to joyful sentences is added to the activations as it writes.",
+        "The direction from sorrowful to joyful sentences is added to activations as it writes.",
         "**KL** says how far the steered model's choices are from its own, per token: 0 is the "
         "same model, above 1 it says other things. A random direction of the same length is the "
         "control: steering is more than noise only where the two differ.",

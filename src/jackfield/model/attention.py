@@ -24,7 +24,8 @@ Handler = Callable[..., tuple[Tensor, Tensor | None]]
 _UNDERSTOOD = frozenset(
     "dropout scaling is_causal softcap s_aux position_bias sliding_window position_ids use_cache "
     "output_attentions output_hidden_states cache_position num_items_in_batch return_dict "
-    "position_embeddings output_router_logits logits_to_keep cache_params cache deterministic".split()
+    "position_embeddings output_router_logits logits_to_keep cache_params cache "
+    "deterministic".split()
 )
 _lock = threading.Lock()
 _handlers: dict[int, list[Handler]] = {}

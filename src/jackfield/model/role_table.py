@@ -56,10 +56,12 @@ _OLMO2 = {
     **_LLAMA,
     **_JOINT_NORM,
     "attn_in": "self_attn:in = resid_pre",
-    "attn_out": "post_attention_layernorm:out = post_attention_layernorm(self_attn.o_proj(join(z)))",
+    "attn_out": "post_attention_layernorm:out = "
+    "post_attention_layernorm(self_attn.o_proj(join(z)))",
     "resid_mid": "mlp:in via attn_out = resid_pre + attn_out",
     "mlp_in": "mlp:in = resid_mid",
-    "mlp_out": "post_feedforward_layernorm:out = post_feedforward_layernorm(mlp.down_proj(mlp_post))",
+    "mlp_out": "post_feedforward_layernorm:out = "
+    "post_feedforward_layernorm(mlp.down_proj(mlp_post))",
 }
 _MIXTURE = {
     **_LLAMA,
@@ -76,10 +78,12 @@ _GPT_OSS = {
 }
 _GEMMA2 = {
     **_LLAMA,
-    "attn_out": "post_attention_layernorm:out = post_attention_layernorm(self_attn.o_proj(join(z)))",
+    "attn_out": "post_attention_layernorm:out = "
+    "post_attention_layernorm(self_attn.o_proj(join(z)))",
     "resid_mid": "pre_feedforward_layernorm:in via attn_out = resid_pre + attn_out",
     "mlp_in": "mlp:in = pre_feedforward_layernorm(resid_mid)",
-    "mlp_out": "post_feedforward_layernorm:out = post_feedforward_layernorm(mlp.down_proj(mlp_post))",
+    "mlp_out": "post_feedforward_layernorm:out = "
+    "post_feedforward_layernorm(mlp.down_proj(mlp_post))",
 }
 _PHI3 = {
     **_LLAMA,

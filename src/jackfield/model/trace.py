@@ -173,7 +173,7 @@ class Trace:
         return self.norm_making(self.exit)
 
     def after_norm(self, call: Seen) -> tuple[str, Seen]:
-        """ "norm({})" and the call whose output it was given, or "{}" and the call itself."""
+        """The text "norm({})" and the call whose output it was given, or "{}" and the call."""
         norm = self.norm_making(call.out)
         if norm is None:
             return "{}", call
@@ -211,7 +211,7 @@ def trace(patient: "Subject") -> Trace | None:
         output=output,
         calls=_once(calls),
         after=_once(after),
-        attention=names.get(taken.get("module")),  # type: ignore[arg-type]
+        attention=names.get(taken.get("module")),
         inside={part: taken[part] for part in ("q", "k", "v") if part in taken},
         z=taken.get("z"),
         returns_tuple=isinstance(out, tuple),

@@ -59,7 +59,7 @@ def _padding_mistakes(patient: Subject, edited: bool) -> dict[str, float]:
     ]
     found: dict[str, float] = {}
     for side in ("left", "right"):
-        ids, mask = pad(rows, side=side, value=_filler(patient))  # type: ignore[arg-type]
+        ids, mask = pad(rows, side=side, value=_filler(patient))
         run = patient.model.run({"input_ids": ids, "attention_mask": mask.long()}, sites, edits)
         for name in sites:
             for index, single in enumerate(alone):
@@ -172,7 +172,7 @@ def _static_refused(patient: Subject) -> str:
     """Why the bare module itself has no use for a static cache, "" if it has."""
     from transformers import StaticCache
 
-    module = patient.model.module
+    module: Any = patient.model.module
     ids, mask = pad(_ragged(patient), side="left", value=_filler(patient))
     call = token_call(module, ids, mask, patient.model.device)
     past = StaticCache(config=module.config, max_cache_len=ids.shape[1] + NEW)

@@ -11,8 +11,8 @@ from jackfield.model.doctor.diagnosis import Row, absent, judge
 from jackfield.model.doctor.subject import Subject, output
 from jackfield.model.run import Run
 
-# Steps, of the site's typical size. What transformers does in float32 in any dtype is noise of about
-# 1e-7 / step in a slope; a longer step may cross a kink. A wrong gradient agrees at neither.
+# Steps, of the site's typical size. What transformers does in float32 in any dtype is noise of
+# about 1e-7 / step in a slope; a longer step may cross a kink. A wrong gradient agrees at none.
 STEPS = (1e-3, 1e-4, 1e-2, 1e-6)
 LIMIT = 1e-2
 

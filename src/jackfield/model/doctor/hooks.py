@@ -47,7 +47,7 @@ def check_hooks(patient: Subject, twin: Subject | None) -> Iterator[Row]:
 
 
 def once_called(patient: Subject) -> list[str]:
-    """A few leaf modules, from first to last, that the forward calls once and that give a tensor."""
+    """A few leaf modules, first to last, that the forward calls once and that give a tensor."""
     names = _called(patient)
     step = max(1.0, (len(names) - 1) / (PARTS - 1))
     return list(dict.fromkeys(names[round(i * step)] for i in range(min(PARTS, len(names)))))
@@ -101,12 +101,15 @@ def _is_whole(site: Site) -> bool:
     )
 
 
+def _keeper(kept: list[Tensor]) -> Callable[[Tensor], None]:
+    return lambda x: kept.append(x.clone())
+
+
 def _read_mistakes(patient: Subject, sites: list[Site], base: Any) -> dict[str, float]:
     seen: dict[str, list[Tensor]] = {site.name: [] for site in sites}
     with ExitStack() as stack:
         for site in sites:
-            into = seen[site.name]
-            stack.enter_context(_hooked(patient, site, lambda x, to=into: to.append(x.clone())))
+            stack.enter_context(_hooked(patient, site, _keeper(seen[site.name])))
         patient.run()
     return {name: _differs(base[name], found) for name, found in seen.items()}
 

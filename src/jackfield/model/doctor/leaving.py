@@ -1,10 +1,11 @@
 """Nothing is changed that was not asked for, and nothing stays behind.
 
-Without an edit, and with an edit that changes nothing, the output is that of the bare module bit for
+Without an edit, and with one that changes nothing, the output is that of the bare module bit for
 bit; leaving the block, or an exception inside it, leaves no hook and the first output.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from jackfield.model.inputs import arguments
 from jackfield.model.views import first
 
 
-class _Raised(Exception):
+class _RaisedError(Exception):
     """Ours, so that no other is caught."""
 
 
@@ -99,7 +100,7 @@ def plain_output(patient: Subject) -> Tensor:
     with torch.no_grad():
         made = module(**given, **uncached) if isinstance(given, dict) else module(given, **uncached)
     if hasattr(made, "logits"):
-        return made.logits  # type: ignore[no-any-return]
+        return made.logits
     return first(made[0] if hasattr(made, "keys") else made)
 
 
@@ -149,19 +150,17 @@ def _raise_inside(patient: Subject, edits: list[Any]) -> None:
     try:
         with patient.model.editing(edits):
             plain_output(patient)
-            raise _Raised
-    except _Raised:
+            raise _RaisedError
+    except _RaisedError:
         pass
 
 
 def _raise_in_an_edit(patient: Subject, edits: list[Any]) -> None:
     def fail(x: Tensor, context: Any) -> Tensor:
-        raise _Raised
+        raise _RaisedError
 
-    try:
+    with suppress(_RaisedError):
         patient.run((), [*edits, Function(fail, at=edits[-1].at)])
-    except _Raised:
-        pass
 
 
 def _unembedded(patient: Subject) -> dict[str, float]:

@@ -78,7 +78,7 @@ class Subject:
         return [site for site in self.sites if site.layer is None or site.layer in self.layers]
 
     def rerun(self, base: "Run", layer: int | None, edits: Sequence[Edit], **options: Any) -> "Run":
-        """The forward of `base` with edits in one block, from this block on; reads what is there."""
+        """The forward of `base` with edits in one block, from there on; reads what is there."""
         if layer is None:
             return self.run(base.sites, edits, **options)
         entry = f"layers.{layer}.resid_pre"
@@ -146,7 +146,7 @@ def twin(patient: Subject) -> Subject | str:
     try:
         module = copy.deepcopy(model.module).double()
         if getattr(model.config, "_experts_implementation", "eager") != "eager":
-            module.set_experts_implementation("eager")  # the fused kernels know no float64
+            module.set_experts_implementation("eager")  # type: ignore[operator] # the fused kernels know no float64
     except (RuntimeError, TypeError, NotImplementedError) as error:
         return f"no float64 copy: {error}"
     doubled = Model(module, model.tokenizer, name=model.name, family=model.family)
@@ -157,10 +157,10 @@ def twin(patient: Subject) -> Subject | str:
 
 def output(run: "Run") -> Tensor:
     """The last thing that the model computes: its logits, or the first tensor it returns."""
-    made = run.output
+    made: Any = run.output
     if hasattr(made, "logits"):
-        return made.logits  # type: ignore[no-any-return]
-    return first(made[0] if isinstance(made, dict) and not isinstance(made, Tensor) else made)
+        return made.logits
+    return first(made[0] if isinstance(made, dict) else made)
 
 
 def effect(run: "Run", base: "Run") -> float:
@@ -246,7 +246,7 @@ def _tokens(model: "Model", generator: torch.Generator) -> Tensor:
     if model.tokenizer is not None:
         rows = [model.tokenizer(text)["input_ids"][:TOKENS] for text in _TEXTS]
         return torch.tensor(rows)
-    embedding = model.embedding or _first(model.module, nn.Embedding)
+    embedding: Any = model.embedding or _first(model.module, nn.Embedding)
     count = getattr(model.config, "vocab_size", None) or embedding.num_embeddings
     ids = torch.randint(2, max(3, int(0.9 * count)), (2, TOKENS), generator=generator)
     return ids if model.context is None else ids[:, : model.context]

@@ -126,7 +126,7 @@ def _at_the_top(patient: Subject, site: Site, base: Run, run: Run) -> dict[str, 
         name = "layers.0.resid_pre"
         return {name: relative(run[name], run["embed"])}
     last = patient.values(run, patient.model.n_layers - 1)
-    tops = {r: run[r] for r in ("final_norm", "logits") if r in run.sites}
+    tops: dict[str, Tensor] = {r: run[r] for r in ("final_norm", "logits") if r in run.sites}
     errors = top_mistakes(patient, patient.scope(run, {**last, **tops}))
     if not torch.equal(last["resid_post"], base[f"layers.{patient.model.n_layers - 1}.resid_post"]):
         errors["resid_post"] = torch.inf
