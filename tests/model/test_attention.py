@@ -147,6 +147,18 @@ def test_reading_the_pattern_keeps_the_models_own_kernel(tiny, tokens):
         torch.nn.functional.scaled_dot_product_attention = fused
 
 
+def test_a_model_whose_kernel_does_something_else_is_found_out(tiny, tokens, monkeypatch):
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def other(*args, **kwargs):
+        return plain(*args, **kwargs) * 1.01
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", other)
+    tiny.run(tokens, sites=["layers.1.z", "layers.1.q"])
+    with pytest.raises(SiteError, match="a rebuilt pattern whose z is within"):
+        tiny.run(tokens, sites=["layers.1.pattern"])
+
+
 def test_names_configs_and_mask_functions_stay_as_they_are(tiny, tokens):
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.model.tiny_models import HandWritten, MODELS, seeded, tiny
+from tests.model.tiny_models import MODELS, HandWritten, seeded, tiny
 from torch import nn
 
 import jackfield as jf
@@ -66,7 +66,8 @@ def test_an_unlisted_family_is_detected_at_first_use(kind):
     import transformers
 
     _, _, sizes = MODELS["llama"]
-    config = transformers.AutoConfig.for_model(kind, **sizes, head_dim=8, pad_token_id=0)
+    own = {"residual_multiplier": 0.5} if kind == "granite" else {"head_dim": 8}
+    config = transformers.AutoConfig.for_model(kind, **sizes, **own, pad_token_id=0)
     model = jf.wrap(seeded(transformers.AutoModelForCausalLM.from_config(config)).eval())
     assert family_of(model.config) is None
     assert not UNLISTED[kind] & set(model.sites.roles())
@@ -81,11 +82,11 @@ def test_a_hand_written_decoder_has_roles_and_positions():
     assert {"embed", "final_norm", "logits"} <= roles
     assert not {"q", "z", "q_proj"} & roles  # nothing tells the heads
     ids = torch.randint(0, 90, (2, 5))
-    site = "layers.1.resid_post"
-    changed = model.run(ids, [site], [Add(torch.ones(32), at=site, where=[2])])
+    site, last = "layers.1.resid_post", "layers.2.resid_post"
+    changed = model.run(ids, [site, last], [Add(torch.ones(32), at=site, where=[2])])
     moved = (changed[site] - model.run(ids, [site])[site])[..., 0].round()
     assert moved.tolist() == [[0, 0, 1, 0, 0]] * 2
-    assert torch.equal(changed.logits, model.unembed(changed["layers.2.resid_post"]))
+    assert torch.equal(changed.logits, model.unembed(changed[last]))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_a_wrong_proposal_is_dropped_by_the_proof(lie):
         proven = detecting._proven(patient, wrong)
     assert proven is not None
     assert not set(lie) & set(proven.places)
-    assert {"q_proj", "resid_pre"} <= set(Model(module, family=proven).sites.roles())
+    assert {"resid_pre", "resid_post"} <= set(Model(module, family=proven).sites.roles())
 
 
 def test_a_cnn_is_not_run_and_keeps_its_module_paths(monkeypatch):

@@ -979,27 +979,47 @@ def test_inside_inference_mode(tiny, tokens):
     assert torch.equal(bare, edited)
 
 
-def test_values_that_the_model_changes_in_place_afterwards_are_those_it_had():
-    class Adds(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+class Adds(nn.Module):
+    """Changes in place what one of its modules gave."""
 
-        def forward(self, x):
-            y = self.a(x)
-            y += self.b(x)
-            y.mul_(3.0)
-            return y
+    def __init__(self, width):
+        super().__init__()
+        self.a, self.b = nn.Linear(width, width), nn.Linear(width, width)
 
-    net = Adds()
+    def forward(self, x):
+        y = self.a(x)
+        y += self.b(x)
+        y.mul_(3.0)
+        return y
+
+
+@pytest.mark.parametrize("mode", [contextlib.nullcontext, torch.no_grad, torch.inference_mode])
+def test_values_that_the_model_changes_in_place_afterwards_are_those_it_had(mode):
+    net = Adds(4)
     model, x = jf.wrap(net), torch.randn(2, 4)
     with torch.no_grad():
         a, b = net.a(x), net.b(x)
     for _ in range(2):  # found out at the first, known at the second
-        run = model.run(x, sites=["a:out", "b:out", "b:in"])
+        with mode():
+            run = model.run(x, sites=["a:out", "b:out", "b:in"])
         assert torch.equal(run["a:out"], a)
         assert torch.equal(run["b:out"], b)
         assert torch.equal(run.output, (a + b) * 3.0)
+
+
+def test_they_are_so_after_a_cache_too(tiny, tokens):
+    name = "model.layers.1.mlp.a:out"
+    adds = Adds(32)
+    with tiny.swapping("model.layers.1.mlp", lambda module, path: adds):
+        whole = tiny.run(tokens, sites=[name, "layers.1.mlp_in"])
+        past = tiny.run(tokens[:, :4], cache=True).past
+        fresh = jf.wrap(tiny.module)
+        rest = fresh.run(tokens[:, 4:], sites=[name], past=past)
+    with torch.no_grad():
+        assert torch.allclose(whole[name], adds.a(whole["layers.1.mlp_in"]), atol=1e-6)
+    assert torch.allclose(rest[name], whole[name][:, 4:], atol=1e-5)
+    assert torch.allclose(rest.logits, whole.logits[:, 4:], atol=1e-5)
+    assert past.get_seq_length() == 4
 
 
 def test_rows_of_a_batch_do_not_see_each_other(tiny, tokens):

@@ -63,13 +63,13 @@ _OLMO2 = {
     "mlp_out": "post_feedforward_layernorm:out = "
     "post_feedforward_layernorm(mlp.down_proj(mlp_post))",
 }
-_MIXTURE = {
+# In a mixture the experts are fused, so that mlp_pre and mlp_post exist in its plain blocks only.
+_SPARSE = {
     **_LLAMA,
     "router": "mlp.gate:out router = mlp.gate(mlp_in)",
     "router_topk": "mlp.gate:out router_choice = choice(router)",
+    "mlp_out": "mlp:out = mlp.down_proj(mlp_post) | mlp(mlp_in)",
 }
-# In a mixture the experts are fused, so that mlp_pre and mlp_post exist in its plain blocks only.
-_SPARSE = {**_MIXTURE, "mlp_out": "mlp:out = mlp.down_proj(mlp_post) | mlp(mlp_in)"}
 _GPT_OSS = {
     **{role: line for role, line in _LLAMA.items() if role not in ("mlp_pre", "mlp_post")},
     "router": "mlp.router:out router_late = mlp.router(mlp_in)",

@@ -78,6 +78,8 @@ class Run:
         return logits
 
     def __getitem__(self, name: str) -> Tensor:
+        if name in self.sites:
+            return self._session.values[name]
         site = self._owner.sites.select(name)
         if len(site) == 1 and site[0] in self._session.values:
             return self._session.values[site[0]]

@@ -28,7 +28,8 @@ def profile(model: "Model") -> tuple[int, ...]:
 
     Read after the middle block. () for models without tokens or known blocks.
     """
-    if model.family is None or model.embedding is None:
+    reads_tokens = hasattr(model.config, "vocab_size") and model.embedding is not None
+    if model.family is None or not reads_tokens:
         return ()
     site = f"layers.{model.n_layers // 2}.resid_post"
     texts = list(CALIBRATION) if model.tokenizer is not None else _random_tokens(model)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from jackfield.edits import Add, Edit
 from jackfield.model.doctor.diagnosis import Row, absent, judge
-from jackfield.model.doctor.reading import FLOAT32
+from jackfield.model.doctor.reading import beyond_float32
 from jackfield.model.doctor.subject import Subject, relative
 from jackfield.model.inputs import arguments, pad, token_call
 from jackfield.model.views import first
@@ -24,11 +24,14 @@ def check_padding(patient: Subject, twin: Subject | None) -> Iterator[Row]:
         reason = "no known blocks, no tokens, or no attention mask"
         yield absent("padding left = right = a batch of one", reason)
         return
+    if not _pads(patient):
+        yield absent("padding left = right = a batch of one", "the bare module gives NaN on padding")
+        return
     able = twin if twin and _pads(twin) else None
     remark = "transformers' own padded forward is NaN in float64" if twin and not able else ""
     for name, edited in (("", False), (", with edits by position", True)):
         found = _padding_mistakes(patient, edited)
-        exact = _beyond_float32(_padding_mistakes(able, edited)) if able else None
+        exact = _beyond(_padding_mistakes(able, edited)) if able else None
         check = f"padding left = right = a batch of one{name}"
         yield judge(check, found, patient.through, twin=exact, remark=remark)
 
@@ -41,9 +44,12 @@ def check_decoding(patient: Subject, twin: Subject | None) -> Iterator[Row]:
         return
     for name, edited in (("", False), (", with edits of k, v and the residual stream", True)):
         found = _decoding_mistakes(patient, edited)
-        exact = _beyond_float32(_decoding_mistakes(twin, edited)) if twin else None
+        exact = _beyond(_decoding_mistakes(twin, edited)) if twin else None
         check = f"prefill = decoding token by token{name}"
         yield judge(check, found, patient.through, twin=exact)
+    if f"cache.{patient.middle}.k" in patient.model.sites:
+        kept, exact = _cache_mistakes(patient), _cache_mistakes(twin) if twin else None
+        yield judge("the cache holds k and v as they were before edits", kept, 0.0, twin=exact)
     for cache in ("dynamic", "static"):
         yield _generated(patient, twin, cache)
 
@@ -82,7 +88,8 @@ def _ragged(patient: Subject) -> list[list[int]]:
 def _pads(patient: Subject) -> bool:
     """Whether the bare module gives numbers on a left-padded batch (in float64 some give NaN)."""
     ids, mask = pad(_ragged(patient), side="left", value=_filler(patient))
-    made = first(patient.model.module(input_ids=ids, attention_mask=mask.long()))
+    call = token_call(patient.model.module, ids, mask, patient.model.device)
+    made = first(patient.model.module(**call))
     return bool(made[mask].isfinite().all())
 
 
@@ -134,6 +141,20 @@ def _decoding_mistakes(patient: Subject, edited: bool) -> dict[str, float]:
     }
 
 
+def _cache_mistakes(patient: Subject) -> dict[str, float]:
+    """What the cache of a block holds, against k and v, without and with edits of them."""
+    found = {}
+    for part in ("k", "v"):
+        held, used = f"cache.{patient.middle}.{part}", f"layers.{patient.middle}.{part}"
+        if used not in patient.model.sites:
+            continue
+        plain = patient.run([held, used])
+        edited = patient.run([held], [Add(patient.change(plain[used]), at=used)])
+        last = plain[used][:, -plain[held].shape[1] :]  # a sliding cache holds the last ones
+        found[held] = max(relative(plain[held], last), relative(edited[held], plain[held]))
+    return found
+
+
 def _edits_of_the_cache(patient: Subject) -> list[Edit]:
     """Δ of k at every position, of v at one, of the stream at two: each as `where` says it."""
     wheres: Mapping[str, Any] = {"k": "all", "v": [2], "resid_post": [1, 3]}
@@ -151,7 +172,7 @@ def _generated(patient: Subject, twin: Subject | None, cache: str) -> Row:
             return absent(check, reason)
     found = _generation_mistakes(patient, cache)
     able = twin if twin and _pads(twin) else None
-    exact = _beyond_float32(_generation_mistakes(able, cache)) if able else None
+    exact = _beyond(_generation_mistakes(able, cache)) if able else None
     return judge(check, found, patient.through, twin=exact)
 
 
@@ -184,6 +205,6 @@ def _static_refused(patient: Subject) -> str:
     return "" if right else "the bare module itself gives other logits with one"
 
 
-def _beyond_float32(errors: Mapping[str, float]) -> dict[str, float]:
+def _beyond(errors: Mapping[str, float]) -> dict[str, float]:
     """Rotary tables, eager softmaxes and caches are float32 in places: less than that is theirs."""
-    return {site: error if error > FLOAT32 else 0.0 for site, error in errors.items()}
+    return {site: beyond_float32(error) for site, error in errors.items()}

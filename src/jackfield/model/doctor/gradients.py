@@ -8,6 +8,7 @@ from torch import Tensor
 from jackfield.core.sites import layer_of
 from jackfield.edits import Add
 from jackfield.model.doctor.diagnosis import Row, absent, judge
+from jackfield.model.doctor.hooks import leaf_outputs
 from jackfield.model.doctor.subject import Subject, output
 from jackfield.model.run import Run
 
@@ -31,7 +32,7 @@ def gradient_mistakes(patient: Subject) -> dict[str, float]:
     """Site → how far the slope by autograd is from the measured one, relative."""
     last = patient.layers[-1] if patient.layers else None
     names = [s.name for s in patient.sampled if s.layer in (None, last) and s.write]
-    names = names or _parts(patient)
+    names = names or leaf_outputs(patient)
     with torch.enable_grad():
         run = patient.run(names, grad=True)
         weights = patient.change(output(run), scale=1.0)
@@ -61,9 +62,3 @@ def _metric(patient: Subject, base: Run, edit: Add, weights: Tensor) -> float:
     entry = f"layers.{layer}.resid_pre"
     start = None if layer is None else {entry: base[entry].detach()}
     return float((output(patient.run((), [edit], start=start)) * weights).sum())
-
-
-def _parts(patient: Subject) -> list[str]:
-    from jackfield.model.doctor.hooks import once_called
-
-    return [f"{path}:out" for path in once_called(patient)]

@@ -35,7 +35,8 @@ def check_hooks(patient: Subject, twin: Subject | None) -> Iterator[Row]:
                 f"{kind}: a read is a plain hook's", _read_mistakes(patient, group, base), 0.0
             )
             near = [site for site in group if site.layer in (None, patient.middle)]
-            writes = {site.name: _write_mistake(patient, site, base) for site in near}
+            tried = {site.name: _write_mistake(patient, site, base) for site in near}
+            writes = {name: error for name, error in tried.items() if error is not None}
             yield judge(f"{kind}: a written Δ is a plain hook's", writes, 0.0)
     paths = [path for path in paths if twin is None or path in set(_called(twin))]
     if paths:
@@ -51,6 +52,11 @@ def once_called(patient: Subject) -> list[str]:
     names = _called(patient)
     step = max(1.0, (len(names) - 1) / (PARTS - 1))
     return list(dict.fromkeys(names[round(i * step)] for i in range(min(PARTS, len(names)))))
+
+
+def leaf_outputs(patient: Subject) -> list[str]:
+    """The outputs of these modules, as sites."""
+    return [f"{path}:out" for path in once_called(patient)]
 
 
 def input_mistake(patient: Subject, path: str) -> float:
@@ -123,7 +129,8 @@ def _differs(value: Tensor, seen: list[Tensor]) -> float:
     return 0.0 if torch.equal(value.reshape(seen[0].shape), seen[0]) else torch.inf
 
 
-def _write_mistake(patient: Subject, site: Site, base: Any) -> float:
+def _write_mistake(patient: Subject, site: Site, base: Any) -> float | None:
+    """None for a part of a fused projection, which no plain hook sees as a whole."""
     delta = patient.change(base[site.name])
     edited = patient.run((), [Add(delta, at=site.name)])
     if effect(edited, base) < EFFECT:
@@ -136,7 +143,7 @@ def _write_mistake(patient: Subject, site: Site, base: Any) -> float:
 
     with _hooked(patient, site, add):
         hooked = patient.run()
-    return effect(edited, hooked) if all(fits) else 0.0
+    return effect(edited, hooked) if all(fits) else None
 
 
 @contextmanager

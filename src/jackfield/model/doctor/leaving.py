@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from jackfield.edits import Add, Function, Scale
 from jackfield.model.doctor.diagnosis import Row, absent, judge
+from jackfield.model.doctor.hooks import leaf_outputs
+from jackfield.model.doctor.reading import beyond_float32
 from jackfield.model.doctor.subject import Subject, output, relative
 from jackfield.model.inputs import arguments
 from jackfield.model.views import first
@@ -28,7 +30,7 @@ def check_identities(patient: Subject, twin: Subject | None) -> Iterator[Row]:
     yield judge(
         "no edit: the bare module's output", {"output": _same(output(patient.run()), bare)}, 0.0
     )
-    names = [site.name for site in patient.sites] or _parts(patient)
+    names = [site.name for site in patient.sites] or leaf_outputs(patient)
     read = output(patient.run(names))
     yield judge("reading every site changes nothing", {"output": _same(read, bare)}, 0.0)
     found, rebuilt, exact = {}, {}, {}
@@ -46,7 +48,7 @@ def check_identities(patient: Subject, twin: Subject | None) -> Iterator[Row]:
         yield judge("an edit that changes nothing", found, 0.0)
     if rebuilt:
         remark = "attention is computed explicitly for these"
-        kept = {name: _beyond_float32(error) for name, error in exact.items()} if twin else None
+        kept = {name: beyond_float32(error) for name, error in exact.items()} if twin else None
         yield judge(
             "an edit that changes nothing, rebuilt",
             rebuilt,
@@ -125,23 +127,19 @@ def _writable(patient: Subject) -> list[tuple[str, str]]:
     """(role, pattern over the layers), or the modules' outputs where there are no roles."""
     roles = {site.role: site for site in patient.sites if site.write}
     if not roles:
-        return [("", name) for name in _parts(patient)]
+        return [("", name) for name in leaf_outputs(patient)]
     return [
         (role, f"layers.*.{role}" if site.layer is not None else role)
         for role, site in roles.items()
     ]
 
 
-def _parts(patient: Subject) -> list[str]:
-    from jackfield.model.doctor.hooks import once_called
-
-    return [f"{path}:out" for path in once_called(patient)]
-
-
 def _edits(patient: Subject) -> list[Any]:
     """An edit at each of a few sites of different kinds, those of attention included."""
     wanted = ("resid_mid", "resid_post", "z", "k", "pattern", "mlp_out")
-    names = [s.name for s in patient.sampled if s.role in wanted and s.write] or _parts(patient)
+    names = [s.name for s in patient.sampled if s.role in wanted and s.write] or leaf_outputs(
+        patient
+    )
     run = patient.run(names)
     return [Add(patient.change(run[name]), at=name) for name in names]
 
@@ -171,7 +169,3 @@ def _unembedded(patient: Subject) -> dict[str, float]:
 
 def _same(found: Tensor, expected: Tensor) -> float:
     return 0.0 if torch.equal(found, expected) else max(relative(found, expected), 1e-300)
-
-
-def _beyond_float32(error: float) -> float:
-    return error if error > 1e-6 else 0.0

@@ -70,13 +70,17 @@ def block_mistakes(
         equation = fitting(line, scope)
         if role not in values or equation is None:
             continue
-        found[role] = relative(values[role], _like(evaluate(equation, scope), values[role]))
-        if "rotary(" in equation:
-            turned = max(
-                _scaled(values[role], equation, scope), _length(values[role], equation, scope)
-            )
-            found[role] = _beyond_float32(turned)
+        try:
+            found[role] = _mistake(values[role], equation, scope)
+        except (RuntimeError, TypeError):  # shapes that do not fit
+            found[role] = torch.inf
     return {**found, **_attention_mistakes(patient, values, scope)}
+
+
+def _mistake(value: Tensor, equation: str, scope: Scope) -> float:
+    if "rotary(" not in equation:
+        return relative(value, _like(evaluate(equation, scope), value))
+    return beyond_float32(max(_scaled(value, equation, scope), _length(value, equation, scope)))
 
 
 def top_mistakes(patient: Subject, scope: Scope) -> dict[str, float]:
@@ -104,6 +108,11 @@ def equation_of(patient: Subject, role: str) -> str:
         "logits": str(family.logits),
     }
     return family.equations.get(role) or fixed.get(role, "")
+
+
+def beyond_float32(error: float) -> float:
+    """0 for what transformers' own float32 parts may leave in any dtype."""
+    return error if error > FLOAT32 else 0.0
 
 
 def expand_heads(x: Tensor, heads: int) -> Tensor:
@@ -148,7 +157,7 @@ def _attention_mistakes(
     return {
         "scores": _scores_mistake(patient, values),
         "pattern": relative(values["pattern"], _softmax(patient, values["scores"], scope)),
-        "z": _beyond_float32(error) if eager else error,
+        "z": beyond_float32(error) if eager else error,
     }
 
 
@@ -174,7 +183,3 @@ def _softmax(patient: Subject, scores: Tensor, scope: Scope) -> Tensor:
         return torch.softmax(scores, dim=-1)
     column = sink.double().reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
     return torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
-
-
-def _beyond_float32(error: float) -> float:
-    return error if error > FLOAT32 else 0.0

@@ -46,12 +46,19 @@ class Subject:
     @property
     def local(self) -> float:
         """How far one equation may be off, relative, in the model's dtype."""
-        return 64 * torch.finfo(self.model.dtype).eps
+        rounding = torch.finfo(self.model.dtype).eps
+        return (64 if rounding < 1e-5 else 8) * rounding
 
     @property
     def through(self) -> float:
-        """How far the same whole forward may be off when its kernels see other shapes."""
-        return 32 * self.local
+        """How far the same whole forward may be off when its kernels see other shapes.
+
+        At least what the parts that transformers does in float32 leave. A router in low precision
+        may choose another expert by rounding; there only the float64 copy can tell.
+        """
+        low = self.local > 1e-5
+        routed = any(site.role == "router" for site in self.model.sites)
+        return 2.0 if low and routed else min(max(32 * self.local, 2e-6), 0.25)
 
     @property
     def has_tokens(self) -> bool:
@@ -114,8 +121,7 @@ def admit(model: "Model", inputs: Any = None) -> Subject:
         InputError: nobody can tell what it runs on.
     """
     given = _guessed(model) if inputs is None else inputs
-    if isinstance(given, Tensor):
-        given = given.to(model.device)
+    given = _moved(given, model.device)
     last = model.n_layers - 1
     layers = sorted({0, last // 2, last}) if model.n_layers else ()
     admitted = Subject(model, given, tuple(layers))
@@ -221,6 +227,12 @@ def _refuses(patient: Subject) -> str:
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return ""
+
+
+def _moved(given: Any, device: torch.device) -> Any:
+    if isinstance(given, Mapping):
+        return {name: _moved(value, device) for name, value in given.items()}
+    return given.to(device) if isinstance(given, Tensor) else given
 
 
 def _double(given: Any) -> Any:
