@@ -18,7 +18,7 @@ import jackfield as jf
 from jackfield.core.errors import InputError
 from jackfield.edits import Edit
 from jackfield.model import attention, inputs, plan, run, session, views
-from jackfield.model.doctor import examine
+from jackfield.model.doctor import examine, subject
 from jackfield.model.doctor.diagnosis import judge, spell
 from jackfield.model.families import Family, family_of
 from jackfield.model.mobilenet import MobileNetV2
@@ -27,9 +27,9 @@ from jackfield.model.model import Model
 Patch = pytest.MonkeyPatch
 # Variants of a table that another model shows as well.
 SECOND = {
-    "mistral", "qwen2", "smollm3", "llama_tied", "gemma3", "stablelm", "cohere2", "phi_qk_norm",
-    "gpt_bigcode", "gpt_bigcode_heads", "gpt_neo", "falcon_new_one_norm", "qwen3_moe", "electra",
-    "starcoder2", "bert_base",
+    "mistral", "qwen2", "smollm3", "llama_tied", "gemma3", "stablelm", "stablelm_parallel", "olmo",
+    "cohere2", "phi_qk_norm", "gpt_bigcode", "gpt_bigcode_heads", "gpt_neo", "falcon_new_one_norm",
+    "qwen3_moe", "electra", "starcoder2", "bert_base",
 }  # fmt: skip
 FAMILIES = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SECOND else []) for name in MODELS
@@ -86,12 +86,19 @@ def test_a_family_is_healthy_with_eager_attention():
     assert examine(jf.wrap(module)).ok
 
 
-def test_low_precision_is_healthy():
-    assert examine(jf.wrap(tiny("llama", torch.bfloat16))).ok
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss"])
+def test_low_precision_is_healthy(name):
+    assert examine(jf.wrap(tiny(name, torch.bfloat16))).ok
+
+
+@pytest.mark.parametrize("name", ["gemma2", "llama"])
+def test_double_precision_is_healthy(name):
+    assert examine(jf.wrap(tiny(name, torch.float64))).ok
 
 
 def test_a_cnn_gets_the_checks_that_apply():
-    diagnosis = examine(jf.wrap(seeded(MobileNetV2(classes=5)).eval()))
+    pictures = torch.randn(2, 3, 32, 32)
+    diagnosis = examine(jf.wrap(seeded(MobileNetV2(classes=5)).eval()), inputs=pictures)
     assert diagnosis.ok, diagnosis
     results = [row["result"] for row in diagnosis.rows]
     assert results.count("pass") >= 7
@@ -196,7 +203,8 @@ LIES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("lie", list(LIES))
-def test_a_lying_table_fails_by_the_site_that_is_wrong(lie):
+def test_a_lying_table_fails_by_the_site_that_is_wrong(lie, monkeypatch):
+    monkeypatch.setattr(subject, "COPY_LIMIT", 0)  # float32 shows it as well
     name, lines, expected = LIES[lie]
     found = failures(altered(name, **lines))
     for text in expected:

@@ -155,6 +155,16 @@ class TestCaches:
             assert torch.equal(made.tokens, none.tokens)
             assert torch.allclose(made.logits, none.logits, atol=1e-4)
 
+    @pytest.mark.parametrize("cache", ["dynamic", "static", "none"])
+    def test_a_cache_saves_work_and_only_the_last_place_is_unembedded(self, cache, talker):
+        read, unembedded = [], []
+        block, head = talker.module.model.layers[0], talker.module.lm_head
+        block.register_forward_pre_hook(lambda m, args: read.append(args[0].shape[1]))
+        head.register_forward_pre_hook(lambda m, args: unembedded.append(args[0].shape[1]))
+        talker.generate("w7 w8 w9", max_new_tokens=4, cache=cache)
+        assert read == ([3, 4, 5, 6] if cache == "none" else [3, 1, 1, 1])
+        assert unembedded == [1, 1, 1, 1]
+
     def test_edits_that_read_another_site(self, talker):
         edit = E.Function(
             lambda x, context: x + context.read("layers.0.mlp_out"),

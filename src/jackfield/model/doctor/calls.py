@@ -25,7 +25,9 @@ def check_padding(patient: Subject, twin: Subject | None) -> Iterator[Row]:
         yield absent("padding left = right = a batch of one", reason)
         return
     if not _pads(patient):
-        yield absent("padding left = right = a batch of one", "the bare module gives NaN on padding")
+        yield absent(
+            "padding left = right = a batch of one", "the bare module gives NaN on padding"
+        )
         return
     able = twin if twin and _pads(twin) else None
     remark = "transformers' own padded forward is NaN in float64" if twin and not able else ""

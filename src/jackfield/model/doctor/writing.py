@@ -117,7 +117,8 @@ def _consequences(patient: Subject, site: Site, base: Run, run: Run) -> dict[str
     values = patient.values(run, site.layer)
     errors = block_mistakes(patient, values, patient.scope(run, values, site.layer))
     if site.role == "router":
-        errors["mlp_out"] = _routed(patient, site, run)
+        errors.pop("mlp_out", None)  # its equation is with the router's own choice
+        errors.update({"mlp_out": _routed(patient, site, run)} if patient.through < 1 else {})
     return {**wrong, **{names[r]: e for r, e in errors.items() if r != site.role}}
 
 
