@@ -134,6 +134,18 @@ class TestChats:
         ]
         assert list(map(len, rows)) == [7, 6]
 
+    def test_what_the_template_writes_is_not_begun_twice(self, talker):
+        """Some templates begin with the token that the tokenizer puts before every text."""
+        from tokenizers.processors import TemplateProcessing
+
+        begin = TemplateProcessing(single="w99 $A", special_tokens=[("w99", 99)])
+        talker.tokenizer.backend_tokenizer.post_processor = begin
+        talker.tokenizer.chat_template = "w99 " + talker.tokenizer.chat_template
+        assert talker.inputs("w7").tokens.tolist() == [[99, 7]]
+        assert talker.inputs(CHATS[0]).tokens[0].tolist() == [99, 1, 7, 8, 4, 2, 9, 4]
+        made = talker.generate(CHATS[1], max_new_tokens=1)
+        assert made.prompts == ["w99 <system> w10 <end> <user> w11 <end> <assistant>"]
+
     def test_the_answer_that_begins_is_the_assistants(self, talker):
         rows, spans, roles = encode_chats(
             talker.tokenizer, CHATS[1:], limit=None, where="here", answer=True
