@@ -8,7 +8,7 @@ from benchmarks.timing import paired
 NEW = 40
 
 
-def steered(rounds: int = 7) -> str:
+def steered(rounds: int = 15) -> str:
     """Tokens a second with an Add at one layer on every generated token."""
     model = jf.load("smollm2")
     prompt = "The history of the harbour begins with"

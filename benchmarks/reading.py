@@ -7,7 +7,7 @@ import jackfield as jf
 from benchmarks.timing import paired, table
 
 
-def every_layer(rounds: int = 11) -> str:
+def every_layer(rounds: int = 21) -> str:
     """Every resid_post of 4 × 128 tokens, beside the plain forward and the peers."""
     model = jf.load("smollm2")
     module = model.module
@@ -47,7 +47,7 @@ def every_layer(rounds: int = 11) -> str:
     return table(paired(candidates, rounds=rounds))
 
 
-def one_layer(rounds: int = 7) -> str:
+def one_layer(rounds: int = 15) -> str:
     """Only layer ℓ: the forward ends after it, so it costs about (ℓ + 1) / n of the body."""
     model = jf.load("smollm2")
     ids = torch.randint(100, 40_000, (4, 128), generator=torch.Generator().manual_seed(0))
