@@ -141,7 +141,7 @@ class TestChoice:
         packed = talker.stream(texts, SITE, keep_special=True, pack=True, context=15).collect()
         assert sorted(packed.tokens.tolist()) == [7, 8, 9, 100]  # those put between are no rows
 
-    @pytest.mark.parametrize("most", [1, 5, 11, 26, 27])
+    @pytest.mark.parametrize("most", [1, 5, 26, 27])
     def test_at_most_so_many(self, most, talker):
         stream = talker.stream(TEXTS, SITE, max_tokens=most, batch_tokens=10)
         whole = talker.stream(TEXTS, SITE, batch_tokens=10).collect()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jackfield.edits import Add, Function, Scale
 from jackfield.model.doctor.diagnosis import Row, absent, judge
 from jackfield.model.doctor.hooks import leaf_outputs
-from jackfield.model.doctor.reading import FLOAT32
+from jackfield.model.doctor.reading import beyond_float32
 from jackfield.model.doctor.subject import Subject, output, relative
 from jackfield.model.inputs import arguments
 from jackfield.model.views import first
@@ -47,13 +47,14 @@ def check_identities(patient: Subject, twin: Subject | None) -> Iterator[Row]:
     if found:
         yield judge("an edit that changes nothing", found, 0.0)
     if rebuilt:
+        remark = "attention is computed explicitly for these"
+        kept = {name: beyond_float32(error) for name, error in exact.items()} if twin else None
         yield judge(
             "an edit that changes nothing, rebuilt",
             rebuilt,
             patient.through,
-            twin=exact if twin else None,
-            floor=FLOAT32,
-            remark="attention is computed explicitly for these",
+            twin=kept,
+            remark=remark,
         )
 
 

@@ -34,9 +34,7 @@ def check_equations(patient: Subject, twin: Subject | None) -> Iterator[Row]:
     found, exact = mistakes(patient), mistakes(twin) if twin else None
     for role, errors in found.items():
         check = f"{role} = {equation_of(patient, role)}"
-        remark = "at position 0; elsewhere its length" if "rotary(" in check else ""
-        small = exact[role] if exact else None
-        yield judge(check, errors, patient.local, twin=small, remark=remark)
+        yield judge(check, errors, patient.local, twin=exact[role] if exact else None)
 
 
 def mistakes(patient: Subject) -> dict[str, dict[str, float]]:
@@ -82,7 +80,7 @@ def block_mistakes(
 def _mistake(value: Tensor, equation: str, scope: Scope) -> float:
     if "rotary(" not in equation:
         return relative(value, _like(evaluate(equation, scope), value))
-    return _beyond_float32(max(_scaled(value, equation, scope), _length(value, equation, scope)))
+    return beyond_float32(max(_scaled(value, equation, scope), _length(value, equation, scope)))
 
 
 def top_mistakes(patient: Subject, scope: Scope) -> dict[str, float]:
@@ -110,6 +108,11 @@ def equation_of(patient: Subject, role: str) -> str:
         "logits": str(family.logits),
     }
     return family.equations.get(role) or fixed.get(role, "")
+
+
+def beyond_float32(error: float) -> float:
+    """0 for what transformers' own float32 parts may leave in any dtype."""
+    return error if error > FLOAT32 else 0.0
 
 
 def expand_heads(x: Tensor, heads: int) -> Tensor:
@@ -154,7 +157,7 @@ def _attention_mistakes(
     return {
         "scores": _scores_mistake(patient, values),
         "pattern": relative(values["pattern"], _softmax(patient, values["scores"], scope)),
-        "z": _beyond_float32(error) if eager else error,
+        "z": beyond_float32(error) if eager else error,
     }
 
 
@@ -180,8 +183,3 @@ def _softmax(patient: Subject, scores: Tensor, scope: Scope) -> Tensor:
         return torch.softmax(scores, dim=-1)
     column = sink.double().reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
     return torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
-
-
-def _beyond_float32(error: float) -> float:
-    """0 for what transformers' own float32 parts may leave in any dtype."""
-    return error if error > FLOAT32 else 0.0
