@@ -31,7 +31,7 @@ class Broken(Stream):
     rows = None
     provenance = {}  # noqa: RUF012
 
-    def __iter__(self):
+    def batches(self, start=0):
         for width in (2, 3):
             yield Batch({"x": torch.ones(4, width)}, None, torch.zeros(4), torch.zeros(4))
 
@@ -63,7 +63,7 @@ def test_one_pass_feeds_all_sinks():
         rows = 10
         provenance = {}  # noqa: RUF012
 
-        def __iter__(self):
+        def batches(self, start=0):
             passes.append(1)
             return iter(Stream.from_tensor({"a": rows(10), "b": rows(10, 2)}, batch=4))
 

@@ -53,7 +53,7 @@ def test_take_does_not_ask_for_a_batch_too_many():
         rows = None
         provenance = {}  # noqa: RUF012
 
-        def __iter__(self):
+        def batches(self, start=0):
             for batch in numbered(12, 4).select("x"):
                 asked.append(1)
                 yield batch

@@ -22,6 +22,7 @@ from jackfield.model import sinks
 from jackfield.model.inputs import Inputs, arguments, first_position
 from jackfield.model.run import execute
 from jackfield.streams import Batch, Stream, TokenBatch, corpus, packed_batches, padded_batches
+from jackfield.streams.protocol import without_first
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
@@ -94,7 +95,10 @@ class LiveStream(Stream):
             "edits": [repr(edit) for edit in self._edits],
         }
 
-    def __iter__(self) -> Iterator[Batch]:
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        return without_first(self._pass(), start)
+
+    def _pass(self) -> Iterator[Batch]:
         made = 0
         for batch in self._token_batches() if self._tokens else self._tensor_batches():
             left = len(batch) if self._max is None else self._max - made

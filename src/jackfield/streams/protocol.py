@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
 
 import torch
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jackfield.streams.store import Store
+    from jackfield.streams.texts import Texts
 
 Result = TypeVar("Result")
 
@@ -40,15 +41,19 @@ class Batch:
         tokens: [row] int64 token ids, None where rows are not tokens.
         documents: [row] int64, which document the row came from.
         positions: [row] int64, where in its document.
+        columns: name -> [row], whatever else is known of each row: a label, a split, a weight.
+        texts: the texts of the documents, where they are known.
     """
 
     activations: dict[str, Tensor]
     tokens: Tensor | None
     documents: Tensor
     positions: Tensor
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    texts: Texts | None = None
 
     def __post_init__(self) -> None:
-        counts = {site: len(rows) for site, rows in self.activations.items()}
+        counts = {name: len(x) for name, x in [*self.activations.items(), *self.columns.items()]}
         counts["positions"] = len(self.positions)
         if self.tokens is not None:
             counts["tokens"] = len(self.tokens)
@@ -74,16 +79,19 @@ class Batch:
         """The rows that `index` (ids, mask or slice) chooses, of everything."""
         chosen = {site: rows[index] for site, rows in self.activations.items()}
         tokens = None if self.tokens is None else self.tokens[index]
-        return Batch(chosen, tokens, self.documents[index], self.positions[index])
+        columns = {name: column[index] for name, column in self.columns.items()}
+        documents, positions = self.documents[index], self.positions[index]
+        return Batch(chosen, tokens, documents, positions, columns, self.texts)
 
     def select(self, sites: Sequence[str]) -> Batch:
         """The same rows, of `sites` only."""
-        chosen = {site: self[site] for site in sites}
-        return Batch(chosen, self.tokens, self.documents, self.positions)
+        return replace(self, activations={site: self[site] for site in sites})
 
     @staticmethod
     def concat(batches: Sequence[Batch]) -> Batch:
         """One batch of all the rows, in order."""
+        from jackfield.streams.texts import joined
+
         first = batches[0]
         for batch in batches:
             _check_alike(first, batch)
@@ -95,6 +103,8 @@ class Batch:
             tokens,
             torch.cat([batch.documents for batch in batches]),
             torch.cat([batch.positions for batch in batches]),
+            {name: torch.cat([b.columns[name] for b in batches]) for name in first.columns},
+            joined([batch.texts for batch in batches if batch.texts is not None]),
         )
 
     def __repr__(self) -> str:
@@ -122,7 +132,7 @@ class Sink(ABC, Generic[Result]):
 class Stream(ABC):
     """A re-iterable recipe for batches: each pass gives the same rows in the same order.
 
-    To write one, give `sites`, `rows`, `provenance` and `__iter__`; all else is here and final.
+    To write one, give `sites`, `rows`, `provenance` and `batches`; all else is here and final.
     """
 
     @property
@@ -141,8 +151,16 @@ class Stream(ABC):
         """What determines the rows (model, corpus, options), as JSON; equal means the same rows."""
 
     @abstractmethod
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Starts a new pass at row `start`: the same rows, in the same order, from there on.
+
+        The work for the rows before should be spared where it can be; `without_first` drops them.
+        """
+
+    @final
     def __iter__(self) -> Iterator[Batch]:
         """Starts a new pass."""
+        return self.batches()
 
     @overload
     def into(self, sink: Sink[Result], /, *, progress: bool = False) -> Result: ...
@@ -195,6 +213,23 @@ class Stream(ABC):
         return selected(self, sites)
 
     @final
+    def skip(self, rows: int) -> Stream:
+        """All but the first `rows` rows; the work for those is spared where it can be.
+
+        To go on with an epoch where a training stopped: `stream.skip(rows_seen)`.
+        """
+        from jackfield.streams.views import skipped
+
+        return skipped(self, rows)
+
+    @final
+    def prefetch(self, batches: int = 2) -> Stream:
+        """The same batches, made ahead in a thread: at most `batches` wait to be taken."""
+        from jackfield.streams.prefetch import prefetched
+
+        return prefetched(self, batches)
+
+    @final
     def take(self, rows: int) -> Stream:
         """The first `rows` rows."""
         from jackfield.streams.views import taken
@@ -245,6 +280,7 @@ class Stream(ABC):
         tokens: Tensor | None = None,
         documents: Tensor | None = None,
         positions: Tensor | None = None,
+        columns: Mapping[str, Tensor] | None = None,
     ) -> Stream:
         """A stream over arrays in memory.
 
@@ -255,6 +291,7 @@ class Stream(ABC):
             tokens: [row] token ids, if rows are tokens.
             documents: [row]; by default every row is its own document.
             positions: [row]; by default 0.
+            columns: name -> [row], what else is known of each row.
 
         >>> stream = Stream.from_tensor(torch.arange(6.0).reshape(3, 2), site="x", batch=2)
         >>> [batch["x"].tolist() for batch in stream]
@@ -263,13 +300,21 @@ class Stream(ABC):
         from jackfield.streams.views import FromTensor
 
         arrays = x if isinstance(x, Mapping) else {site: x}
-        return FromTensor(arrays, batch, tokens, documents, positions)
+        return FromTensor(arrays, batch, tokens, documents, positions, columns)
 
     def __repr__(self) -> str:
         rows = "rows not known before a pass" if self.rows is None else f"{self.rows:,} rows"
         shown = ", ".join(self.sites[:3]) + (", …" if len(self.sites) > 3 else "")
         plural = "site" if len(self.sites) == 1 else "sites"
         return f"Stream({rows} of {len(self.sites)} {plural}: {shown})"
+
+
+def without_first(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:
+    """Drops the first `rows` rows of a pass, for streams that cannot spare their work."""
+    for batch in batches:
+        if rows < len(batch):
+            yield batch.rows(slice(rows, None)) if rows else batch
+        rows = max(rows - len(batch), 0)
 
 
 def check_site(site: str, sites: Sequence[str] | Mapping[str, Any], *, where: str) -> None:
@@ -288,6 +333,9 @@ def _check_alike(first: Batch, other: Batch) -> None:
             expected = f"rows of shape {shape} in every batch"
             hint = "A site whose rows vary in length (scores, pattern) cannot be kept as rows."
             raise InputError(explain(where=site, expected=expected, got=f"{got}", hint=hint))
+    if first.columns.keys() != other.columns.keys():
+        expected, got = f"columns {sorted(first.columns)} in every batch", str(sorted(other.columns))
+        raise InputError(explain(where="batch", expected=expected, got=got))
     if (first.tokens is None) != (other.tokens is None):
         expected = "tokens in every batch, or in none"
         raise InputError(explain(where="batch", expected=expected, got="tokens in some only"))

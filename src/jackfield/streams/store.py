@@ -247,7 +247,7 @@ class _StoreStream(Stream):
         how["select"] = list(self._sites)
         return how if self._seed is None else {**how, "blocks": {"seed": self._seed, "of": _BLOCK}}
 
-    def __iter__(self) -> Iterator[Batch]:
+    def batches(self, start: int = 0) -> Iterator[Batch]:
         if self._seed is None:
             order = torch.arange(self.rows)
         else:
@@ -255,8 +255,8 @@ class _StoreStream(Stream):
             blocks = torch.randperm(-(-self.rows // _BLOCK), generator=generator)
             order = (blocks[:, None] * _BLOCK + torch.arange(_BLOCK)).reshape(-1)
             order = order[order < self.rows]
-        for start in range(0, self.rows, self._batch):
-            yield self._store.gather(order[start : start + self._batch], self._sites)
+        for first in range(start, self.rows, self._batch):
+            yield self._store.gather(order[first : first + self._batch], self._sites)
 
 
 def _ascending(order: Tensor) -> bool:

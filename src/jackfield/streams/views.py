@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jackfield.core.errors import InputError, explain
-from jackfield.streams.protocol import Batch, Stream, check_site
+from jackfield.streams.protocol import Batch, Stream, check_site, without_first
 
 
 class FromTensor(Stream):
@@ -27,6 +28,7 @@ class FromTensor(Stream):
         tokens: Tensor | None,
         documents: Tensor | None,
         positions: Tensor | None,
+        columns: Mapping[str, Tensor] | None,
     ) -> None:
         self._batch = check_count(batch, "from_tensor: batch")
         tensors = {site: torch.as_tensor(x) for site, x in arrays.items()}
@@ -38,7 +40,7 @@ class FromTensor(Stream):
         count = next(iter(rows.values()))
         documents = torch.arange(count) if documents is None else documents
         positions = torch.zeros(count, dtype=torch.int64) if positions is None else positions
-        self._all = Batch(tensors, tokens, documents, positions)
+        self._all = Batch(tensors, tokens, documents, positions, dict(columns or {}))
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -55,9 +57,10 @@ class FromTensor(Stream):
         """Names the arrays by their content."""
         return {"source": "tensor", "sha256": self._fingerprints}
 
-    def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, self.rows, self._batch):
-            yield self._all.rows(slice(start, start + self._batch))
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Cuts from `start` on."""
+        for first in range(start, self.rows, self._batch):
+            yield self._all.rows(slice(first, first + self._batch))
 
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
@@ -69,23 +72,25 @@ class Derived(Stream):
 
     Args:
         source: the stream underneath.
-        through: takes the source, gives the batches of one new pass.
+        through: takes the source and a first row, gives the batches of a new pass from there.
         note: what was done, for the provenance; None where the rows stay the same.
         sites: the sites of the new stream, if not the source's.
         limit: the most rows there can be.
+        without: how many of the source's first rows are left out.
     """
 
     def __init__(
         self,
         source: Stream,
-        through: Callable[[Stream], Iterator[Batch]],
+        through: Callable[[Stream, int], Iterator[Batch]],
         *,
         note: dict[str, Any] | None,
         sites: tuple[str, ...] | None = None,
         limit: int | None = None,
+        without: int = 0,
     ) -> None:
         self._source, self._through, self._note = source, through, note
-        self._sites, self._limit = sites, limit
+        self._sites, self._limit, self._without = sites, limit, without
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -94,9 +99,11 @@ class Derived(Stream):
 
     @property
     def rows(self) -> int | None:
-        """The source's rows, up to the limit."""
-        rows = self._source.rows
-        return rows if rows is None or self._limit is None else min(rows, self._limit)
+        """The source's rows but the first ones, up to the limit."""
+        if self._source.rows is None:
+            return None
+        rows = max(self._source.rows - self._without, 0)
+        return rows if self._limit is None else min(rows, self._limit)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -104,8 +111,9 @@ class Derived(Stream):
         source = self._source.provenance
         return source if self._note is None else {**self._note, "of": source}
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self._through(self._source)
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """A new pass over the source."""
+        return self._through(self._source, start)
 
 
 def selected(stream: Stream, sites: Sequence[str]) -> Stream:
@@ -115,8 +123,8 @@ def selected(stream: Stream, sites: Sequence[str]) -> Stream:
     for site in sites:
         check_site(site, stream.sites, where="select")
 
-    def through(source: Stream) -> Iterator[Batch]:
-        return (batch.select(sites) for batch in source)
+    def through(source: Stream, start: int) -> Iterator[Batch]:
+        return (batch.select(sites) for batch in source.batches(start))
 
     return Derived(stream, through, note={"select": list(sites)}, sites=tuple(sites))
 
@@ -125,9 +133,9 @@ def taken(stream: Stream, rows: int) -> Stream:
     """The first rows of a stream."""
     check_count(rows, "take")
 
-    def through(source: Stream) -> Iterator[Batch]:
-        left = rows
-        for batch in source:
+    def through(source: Stream, start: int) -> Iterator[Batch]:
+        left = rows - start
+        for batch in source.batches(start) if left > 0 else ():
             yield batch.rows(slice(left)) if len(batch) > left else batch
             left -= len(batch)
             if left <= 0:  # before the source is asked for a batch that nobody needs
@@ -136,14 +144,26 @@ def taken(stream: Stream, rows: int) -> Stream:
     return Derived(stream, through, note={"take": rows}, limit=rows)
 
 
+def skipped(stream: Stream, rows: int) -> Stream:
+    """A stream without its first rows."""
+    if rows == 0:
+        return stream
+    check_count(rows, "skip")
+
+    def through(source: Stream, start: int) -> Iterator[Batch]:
+        return source.batches(start + rows)
+
+    return Derived(stream, through, note={"skip": rows}, without=rows)
+
+
 def rebatched(stream: Stream, rows: int) -> Stream:
     """The same rows in batches of one size."""
     check_count(rows, "rebatch")
 
-    def through(source: Stream) -> Iterator[Batch]:
+    def through(source: Stream, start: int) -> Iterator[Batch]:
         waiting: list[Batch] = []
         count = 0
-        for batch in source:
+        for batch in source.batches(start):
             waiting.append(batch)
             count += len(batch)
             if count >= rows:
@@ -162,7 +182,10 @@ def shuffled(stream: Stream, seed: int, buffer: int) -> Stream:
     """A stream mixed through a buffer: fill it, then swap each new row for a random one."""
     check_count(buffer, "shuffle: buffer")
 
-    def through(source: Stream) -> Iterator[Batch]:
+    def through(source: Stream, start: int) -> Iterator[Batch]:
+        return without_first(mixed(source), start)
+
+    def mixed(source: Stream) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(seed)
         pieces = _pieces(source, buffer)
         filling = _fill(pieces, buffer)
@@ -188,10 +211,10 @@ def check_count(value: int, where: str) -> int:
 
 
 def _pieces(stream: Stream, most: int) -> Iterator[Batch]:
-    """The stream's batches, cut so that none has more than `most` rows."""
+    """The stream's batches without texts, cut so that none has more than `most` rows."""
     for batch in stream:
         for start in range(0, len(batch), most):
-            yield batch.rows(slice(start, start + most))
+            yield replace(batch.rows(slice(start, start + most)), texts=None)
 
 
 def _fill(pieces: Iterator[Batch], rows: int) -> list[Batch]:
@@ -209,6 +232,8 @@ def _put(pool: Batch, at: Tensor, rows: Batch) -> None:
     for site in pool.sites:
         pool[site][at] = rows[site]
     pool.documents[at], pool.positions[at] = rows.documents, rows.positions
+    for name, column in pool.columns.items():
+        column[at] = rows.columns[name]
     if pool.tokens is not None and rows.tokens is not None:
         pool.tokens[at] = rows.tokens
 
