@@ -1,3 +1,6 @@
+import datetime
+import shutil
+
 import pytest
 import torch
 
@@ -130,3 +133,92 @@ def test_provenance_follows_the_content_and_the_options(tmp_path):
 def test_a_corpus_prints_itself():
     assert repr(corpus("docs", limit=2000)) == "Corpus(docs, at most 2,000 documents)"
     assert isinstance(corpus(["One"]), Corpus)
+
+
+class TestColumns:
+    RECORDS = ({"text": "One", "url": "a", "n": 1}, {"text": "Two", "url": None, "n": 2})
+
+    def test_kept_ones_go_with_their_document(self):
+        found = [document.columns for document in corpus(self.RECORDS, keep=("url", "n"))]
+        assert found == [{"url": "a", "n": 1}, {"url": None, "n": 2}]
+        assert [document.columns for document in corpus(self.RECORDS)] == [{}, {}]
+        assert next(iter(corpus(self.RECORDS, keep="url"))).columns == {"url": "a"}
+
+    def test_what_json_cannot_hold_is_kept_as_text(self):
+        day = datetime.date(2024, 5, 1)
+        (document,) = corpus([{"text": "One", "day": day}], keep=["day"])
+        assert document.columns == {"day": "2024-05-01"}
+
+    def test_chats_and_tokens_keep_theirs(self):
+        records = [{"messages": CHAT, "n": 1}, {"input_ids": [4], "n": 2}]
+        assert [document.columns["n"] for document in corpus(records, keep=["n"])] == [1, 2]
+
+    def test_unknown_ones(self):
+        with pytest.raises(InputError, match=r"document 0: .*got 'ulr'\. Did you mean url"):
+            list(corpus(self.RECORDS, keep=["ulr"]))
+        with pytest.raises(InputError, match="a record with url, got str"):
+            list(corpus(["One"], keep=["url"]))
+
+
+class TestDatasets:
+    @pytest.fixture
+    def datasets(self):
+        return pytest.importorskip("datasets")
+
+    @pytest.fixture
+    def dataset(self, datasets):
+        return datasets.Dataset.from_dict(
+            {"n": list(range(600)), "body": list(map(str, range(600)))}
+        )
+
+    def test_a_dataset(self, dataset):
+        source = corpus(dataset, column="body", keep=["n"])
+        assert [(d.id, d.text, d.columns["n"]) for d in source] == [
+            (i, str(i), i) for i in range(600)
+        ]
+        assert source.known() == 600
+        assert source.provenance["fingerprint"] == dataset._fingerprint
+        with pytest.raises(InputError, match="Did you mean body"):
+            list(corpus(dataset, column="bdy"))
+        with pytest.raises(InputError, match="save_to_disk"):
+            source.recipe()
+
+    def test_only_the_needed_columns_are_made(self, datasets):
+        asked = []
+        dataset = datasets.Dataset.from_dict({"text": ["One", "Two"], "other": ["x", "y"]})
+        plain = type(dataset).select_columns
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                type(dataset), "select_columns", lambda *a: asked.append(a[1]) or plain(*a)
+            )
+            assert [document.text for document in corpus(dataset)] == ["One", "Two"]
+        assert asked == [["text"]]
+
+    def test_a_stream_of_one(self, dataset):
+        source = corpus(dataset.to_iterable_dataset(), column="body", keep=["n"])
+        for _ in range(2):
+            assert [document.columns["n"] for document in source] == list(range(600))
+
+    def test_splits(self, datasets, dataset, tmp_path):
+        one, two = (dict.fromkeys(names, dataset) for names in (["train"], ["test", "train"]))
+        assert len(list(corpus(datasets.DatasetDict(one), column="body"))) == 600
+        with pytest.raises(
+            InputError, match=r"the splits test, train\. Name one: dataset\['test'\]"
+        ):
+            corpus(datasets.DatasetDict(two))
+        for name, splits in (("one", one), ("two", two)):
+            datasets.DatasetDict(splits).save_to_disk(str(tmp_path / name))
+        saved = corpus(tmp_path / "one", column="body")
+        copied = shutil.copytree(tmp_path / "one", tmp_path / "copied")
+        told = [each.provenance["fingerprint"] for each in (saved, corpus(copied, column="body"))]
+        assert told[0] == told[1]
+        assert [document.text for document in saved][:3] == ["0", "1", "2"]
+        with pytest.raises(InputError, match="Name one: corpus"):
+            corpus(tmp_path / "two")
+        assert len(list(corpus(tmp_path / "two" / "test", column="body"))) == 600
+
+    def test_a_damaged_folder(self, dataset, tmp_path):
+        dataset.save_to_disk(str(tmp_path / "saved"))
+        (tmp_path / "saved" / "state.json").write_text("{}")
+        with pytest.raises(InputError, match="expected a saved dataset"):
+            corpus(tmp_path / "saved")

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pytest
@@ -121,3 +122,52 @@ def test_fingerprint_sees_the_end_of_a_file(essay):
     assert files.fingerprint(essay) == before
     essay.write_bytes(essay.read_bytes()[:-1] + b"E")
     assert files.fingerprint(essay) != before
+
+
+def test_bytes_that_are_not_utf8_can_be_replaced(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"caf\xe9\n")
+    assert texts(path, errors="replace") == ["caf\ufffd\n"]
+    assert corpus(path, errors="replace").provenance != corpus(path).provenance
+    with pytest.raises(InputError, match="'strict' or 'replace', got 'ignore'"):
+        corpus(path, errors="ignore")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_gzip(name, tmp_path):
+    content = {"a.txt": "One", "a.jsonl": '{"text": "One"}\n', "a.csv": "text,n\nOne,1\n"}[name]
+    path = tmp_path / f"{name}.gz"
+    path.write_bytes(gzip.compress(content.encode()))
+    assert texts(path) == texts(tmp_path) == ["One"]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"gz: expected gzip"):
+        texts(path)
+    path.write_bytes(b"plain")
+    with pytest.raises(InputError, match=r"gz: expected gzip"):
+        texts(path)
+
+
+def test_kept_columns_of_files(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"text": ["One", "Two"], "url": ["a", "b"], "other": [1, 2]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("text,url\nOne,a\nTwo,b\n")
+    (tmp_path / "a.jsonl").write_text('{"text": "One", "url": "a"}\n{"text": "Two", "url": "b"}')
+    for kind in ("parquet", "csv", "jsonl"):
+        found = corpus(tmp_path / f"a.{kind}", keep=["url"])
+        assert [(each.text, each.columns) for each in found] == [
+            ("One", {"url": "a"}),
+            ("Two", {"url": "b"}),
+        ]
+        with pytest.raises(InputError, match=rf"a\.{kind}.*'ulr'.*Did you mean url"):
+            texts(tmp_path / f"a.{kind}", keep=["ulr"])
+
+
+def test_parquet_with_strings_that_are_not_utf8(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    bad = arrow.array([b"caf\xe9"]).view(arrow.string())
+    parquet.write_table(arrow.table({"text": bad}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet"):
+        texts(tmp_path / "a.parquet")

@@ -12,6 +12,7 @@ A check is a function that raises `ConformanceError`; nothing here needs a test 
 """
 
 from jackfield.testing.claims import ConformanceError
+from jackfield.testing.codec_check import check_codec
 from jackfield.testing.conformance import CheckResult, checks_for, judge, run
 from jackfield.testing.example import (
     BatteryExample,
@@ -42,6 +43,7 @@ __all__ = [
     "SavingExample",
     "StudyExample",
     "World",
+    "check_codec",
     "checks_for",
     "judge",
     "planted_dictionary",

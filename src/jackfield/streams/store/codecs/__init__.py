@@ -1,6 +1,11 @@
 """Codecs of a store, by name. A package of your own adds one with `register`.
 
 Look first: `base.py` (what a codec is), `plain.py` (the simplest).
+
+    none         as it is                                  nothing lost
+    byteplanes   bytes of equal rank together, zstd        nothing lost
+    int8, fp8    a byte a number, a scale a row            a bounded error
+    top-k        the k largest of a row and their places   exact where the rest is 0
 """
 
 from typing import Any
@@ -8,9 +13,27 @@ from typing import Any
 from jackfield.core.config import from_json, to_json
 from jackfield.core.errors import ConfigError, did_you_mean, explain
 from jackfield.streams.store.codecs.base import BlockCodec, Codec, Kind, RowCodec
+from jackfield.streams.store.codecs.byteplanes import BytePlanes
+from jackfield.streams.store.codecs.fp8_rows import Fp8Rows
+from jackfield.streams.store.codecs.int8_rows import Int8Rows
 from jackfield.streams.store.codecs.plain import Plain
+from jackfield.streams.store.codecs.top_k import TopKRows
 
-__all__ = ["BlockCodec", "Codec", "Kind", "Plain", "RowCodec", "find", "register", "read", "told"]
+__all__ = [
+    "BlockCodec",
+    "BytePlanes",
+    "Codec",
+    "Fp8Rows",
+    "Int8Rows",
+    "Kind",
+    "Plain",
+    "RowCodec",
+    "TopKRows",
+    "find",
+    "read",
+    "register",
+    "told",
+]
 
 _CODECS: dict[str, type[Codec]] = {}
 
@@ -48,5 +71,5 @@ def _named(name: str) -> type[Codec]:
     return _CODECS[name]
 
 
-for _codec in (Plain,):
+for _codec in (Plain, BytePlanes, Int8Rows, Fp8Rows, TopKRows):
     register(_codec)

@@ -5,8 +5,12 @@ scale, an index and a value), so any row is read by itself. A `BlockCodec` packs
 into bytes of whatever length; a row costs the reading of its block.
 
 A codec says how far off it may be: `bound(rows)` is the largest absolute error of each row, 0 for
-one that loses nothing. The writer measures what it really was. Codecs are configs: a store's
-meta.json names the codec of each site with its settings.
+one that loses nothing. The writer measures what it really was. Of a row that holds NaN or Inf only
+this is promised, that it does not come back finite; each codec says what it does with one.
+
+Codecs are configs: a store's meta.json names the codec of each site with its settings. They draw no
+random numbers and remember nothing, take rows however they lie in memory, and leave them unchanged.
+`jackfield.testing.check_codec` tries all of this.
 """
 
 from abc import ABC, abstractmethod
@@ -47,7 +51,7 @@ class Codec(ABC):
             rows: [row, ...] as they will be encoded.
 
         Returns:
-            [row] float64; 0 where nothing is lost.
+            [row] float64; 0 where nothing is lost. Means nothing where the row is not finite.
         """
 
 
@@ -64,7 +68,11 @@ class RowCodec(Codec):
 
     @abstractmethod
     def decode(self, parts: dict[str, Tensor], kind: Kind) -> Tensor:
-        """The tensors of any rows back to [row, ...] of `kind`."""
+        """The tensors of any rows, in any order, back to [row, ...] of `kind`.
+
+        Raises:
+            ValueError: the tensors cannot be what `encode` made.
+        """
 
 
 class BlockCodec(Codec):
@@ -82,4 +90,8 @@ class BlockCodec(Codec):
 
     @abstractmethod
     def unpack(self, data: bytes, out: Tensor) -> None:
-        """Bytes back into `out` [row, ...], all rows of the block."""
+        """Bytes back into `out` [row, ...], all rows of the block.
+
+        Raises:
+            ValueError: the bytes are not what `pack` made of so many rows of this kind.
+        """

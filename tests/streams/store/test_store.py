@@ -8,6 +8,7 @@ import torch
 
 from jackfield.core.errors import ArtifactError, InputError, SiteError
 from jackfield.streams import Moments, Store, Stream
+from jackfield.streams.store import layout
 
 SITE, OTHER = "layers.5.z[head=3]", "features.17.conv.1:out"
 ROWS = 1000
@@ -36,7 +37,8 @@ def store(stream, tmp_path):
 
 
 def shard(store, site="layers.5.z%5Bhead%3D3%5D", number=1):
-    return store.path / "shards" / site / f"{number:06d}.safetensors"
+    (found,) = (store.path / "shards" / site).glob(f"r0000-{number:06d}-*.safetensors")
+    return found
 
 
 def test_what_was_written_is_read(store, stream, arrays):
@@ -140,20 +142,21 @@ def flip(path):
     ids=["truncated", "flipped", "missing"],
 )
 def test_a_damaged_file_is_named_and_others_stay_readable(damage, problem, store, arrays):
+    store[SITE][:]  # what was read before the damage must not hide it
     damage(shard(store))
     (found,) = Store(store.path).verify()
-    assert found.startswith("shards/layers.5.z%5Bhead%3D3%5D/000001.safetensors: ")
+    assert found.startswith("shards/layers.5.z%5Bhead%3D3%5D/r0000-000001-")
     assert problem in found
     assert torch.equal(store[SITE][:300], arrays[SITE][:300])
     assert torch.equal(store[OTHER][:], arrays[OTHER])
-    if damage is not flip:
-        with pytest.raises(ArtifactError, match=r"000001\.safetensors.*verify"):
-            store[SITE][299:301]
+    for reader in (store, Store(store.path)):
+        with pytest.raises(ArtifactError, match=r"r0000-000001-.*\.safetensors.*verify"):
+            reader[SITE][299:600]
 
 
 def test_a_shard_with_another_tensor_inside_is_refused(store):
     shard(store).write_bytes(shard(store, number=3).read_bytes())
-    with pytest.raises(ArtifactError, match="sound shard of 300 rows"):
+    with pytest.raises(ArtifactError, match=r"holds F32 \[100, 4, 3\], not \[300, 4, 3\]"):
         store[SITE][300]
 
 
@@ -173,15 +176,15 @@ def test_a_manifest_missing_in_the_middle_is_refused(store):
 def test_a_newer_format_is_refused(store, stream):
     path = store.path / "meta.json"
     meta = json.loads(path.read_text())
-    path.write_text(json.dumps({**meta, "version": 2}))
+    path.write_text(json.dumps({**meta, "version": 3}))
     for act in (lambda: Store(store.path), lambda: stream.write(store.path, resume=True)):
-        with pytest.raises(ArtifactError, match=r"format 1 or older, got format 2.*Update"):
+        with pytest.raises(ArtifactError, match=r"format 2, got format 3.*Update"):
             act()
 
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", '{"format": "other", "version": 1}', '{"format": "jackfield-store"}'],
+    ["{", "[]", '{"format": "other", "version": 2}', '{"format": "jackfield-store"}'],
     ids=["broken", "list", "foreign", "incomplete"],
 )
 def test_what_is_not_a_store(text, tmp_path):
@@ -190,11 +193,16 @@ def test_what_is_not_a_store(text, tmp_path):
         Store(tmp_path)
 
 
-def test_a_dtype_in_meta_is_never_more_than_a_dtype(store):
+def test_an_edited_meta_is_refused(store):
     path = store.path / "meta.json"
-    path.write_text(path.read_text().replace('"float32"', '"load"'))
-    with pytest.raises(ArtifactError, match="'load' is not a dtype"):
+    path.write_text(path.read_text().replace('"float32"', '"float16"'))
+    with pytest.raises(ArtifactError, match="damaged or edited"):
         Store(store.path)
+
+
+def test_a_dtype_in_meta_is_never_more_than_a_dtype():
+    with pytest.raises(TypeError, match="'load' is not a dtype"):
+        layout._dtype("load")
 
 
 def test_no_folder(tmp_path):
