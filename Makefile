@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format docs docs-serve bench clean
+.PHONY: help install demo test test-all check format docs docs-serve bench faults clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ docs-serve: $(STAMP) .venv/.docs ## show the pages at localhost:8000, rebuilt as
 
 bench: $(STAMP) .venv/.bench ## speed and memory beside the peer libraries
 	$(BIN)/python -m benchmarks
+
+faults: $(STAMP) ## kill writers, fill disks, flip bytes: show that a store loses nothing
+	$(BIN)/python scripts/faults.py
 
 clean: ## remove .venv and everything else that was made
 	rm -rf .venv demo site build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from jackfield.streams import TopExamples as TopExamples
     from jackfield.streams import corpus as corpus
 
-__version__ = "0.1.0"
+from jackfield.core.version import VERSION
+
+__version__ = VERSION
 
 _ROOMS = (
     *("circuits", "dictionaries", "edits", "functions"),

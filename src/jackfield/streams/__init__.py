@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from jackfield.streams.moments import Moments
     from jackfield.streams.packing import TokenBatch, packed_batches, padded_batches
     from jackfield.streams.protocol import Batch, Sink, Stream
-    from jackfield.streams.store import Store
+    from jackfield.streams.store import Store, StoreWriter
     from jackfield.streams.top_examples import Example, TopExamples, TopRows
-    from jackfield.streams.writer import StoreWriter
 
 _HOME = {
     "Batch": "protocol",
@@ -29,7 +28,7 @@ _HOME = {
     "Moments": "moments",
     "Sink": "protocol",
     "Store": "store",
-    "StoreWriter": "writer",
+    "StoreWriter": "store",
     "Stream": "protocol",
     "TokenBatch": "packing",
     "TopExamples": "top_examples",
