@@ -19,6 +19,10 @@ ROOMS = sorted(path.parent for path in SOURCE.glob("*/__init__.py"))
 # Installed with Jackfield or its extras, and imported only by what uses them.
 HEAVY = {
     "accelerate",
+    "datasets",
+    "duckdb",
+    "fsspec",
+    "ray",
     "gguf",
     "matplotlib",
     "pandas",

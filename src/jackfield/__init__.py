@@ -5,7 +5,7 @@
     model = jf.load("smollm2")
     run = model.run(["The capital of France is"], sites=["layers.*.resid_post"])
 
-Rooms, each of which may use those before it: core, edits, streams, model, reports, then the
+Rooms, each of which may use those before it: core, edits, streams, model, engines, reports, the
 chapters (lenses, dictionaries, circuits, steering, sparsity, functions, memory), catalogue,
 testing, cli. Nothing heavy is imported until it is used.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jackfield import circuits as circuits
     from jackfield import dictionaries as dictionaries
     from jackfield import edits as edits
+    from jackfield import engines as engines
     from jackfield import functions as functions
     from jackfield import lenses as lenses
     from jackfield import memory as memory
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from jackfield.model.run import Run as Run
     from jackfield.reports import Page as Page
     from jackfield.reports import Report as Report
+    from jackfield.streams import Histogram as Histogram
     from jackfield.streams import Moments as Moments
+    from jackfield.streams import Quantiles as Quantiles
     from jackfield.streams import Store as Store
     from jackfield.streams import Stream as Stream
     from jackfield.streams import TopExamples as TopExamples
@@ -42,7 +45,7 @@ from jackfield.core.version import VERSION
 __version__ = VERSION
 
 _ROOMS = (
-    *("circuits", "dictionaries", "edits", "functions"),
+    *("circuits", "dictionaries", "edits", "engines", "functions"),
     *("lenses", "memory", "sparsity", "steering"),
 )
 _NAMES = {
@@ -52,7 +55,9 @@ _NAMES = {
     "Run": "jackfield.model.run",
     "Page": "jackfield.reports",
     "Report": "jackfield.reports",
+    "Histogram": "jackfield.streams",
     "Moments": "jackfield.streams",
+    "Quantiles": "jackfield.streams",
     "Store": "jackfield.streams",
     "Stream": "jackfield.streams",
     "TopExamples": "jackfield.streams",

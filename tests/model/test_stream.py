@@ -1,6 +1,8 @@
 """The live stream against one forward a document, read by a plain hook."""
 
 import itertools
+import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +10,11 @@ from torch import Tensor, nn
 
 import jackfield as jf
 from jackfield import edits as E
-from jackfield.core.errors import InputError, SiteError
+from jackfield.core.errors import InputError, JackfieldWarning, SiteError
 from jackfield.core.where import Rows, Tokens
-from jackfield.streams import Stream
+from jackfield.model.stream import LiveStream
+from jackfield.streams import Batch, Stream
+from jackfield.streams.tokenised import Held
 
 SITE = "layers.1.resid_post"
 # Of unequal lengths; with 15 places a row, packing cuts none of the first four.
@@ -183,7 +187,228 @@ class TestRecipe:
         assert said["model"]["name"] == "talker"
         assert said["where"] == {"kind": "Positions", "indices": (1,)}
         assert (said["max_tokens"], said["pack"]) == (9, False)
-        assert said["edits"] == [repr(edit)]
+        assert [each["edit"] for each in said["edits"]] == [repr(replace(edit, at=edit.sites))]
+
+
+@pytest.fixture
+def forwards(talker):
+    """Grows by one with each forward."""
+    calls: list[int] = []
+    talker.module.register_forward_pre_hook(lambda *_: calls.append(1))
+    return calls
+
+
+MANY = [" ".join(f"w{(i * j) % 90 + 5}" for j in range(1 + i % 13)) for i in range(60)]
+
+
+class TestFromARow:
+    @pytest.mark.parametrize("pack", [False, True])
+    @pytest.mark.parametrize("most", [None, 200])
+    def test_the_rows_are_those_of_the_whole_pass(self, most, pack, talker):
+        options = {"max_tokens": most, "pack": pack, "batch_tokens": 40, "context": 15}
+        stream = talker.stream(MANY, SITE, **options)
+        whole = stream.collect()
+        for start in (0, 1, 37, len(whole) - 1):
+            rest = Batch.concat(list(stream.batches(start)))
+            for name in ("documents", "positions", "tokens"):
+                assert torch.equal(getattr(rest, name), getattr(whole, name)[start:])
+            assert torch.equal(rest[SITE], whole[SITE][start:])
+        assert list(stream.batches(len(whole))) == []
+        assert stream.rows == len(whole)
+
+    def test_no_more_is_run_than_needed(self, talker, forwards):
+        stream = talker.stream(MANY, SITE, batch_tokens=40, context=15)
+        sizes = [len(batch) for batch in stream]
+        assert len(forwards) == len(sizes) > 5
+        for start in (0, sizes[0] - 1, sizes[0], sum(sizes[:4]) + 1, sum(sizes)):
+            forwards.clear()
+            list(stream.batches(start))
+            before = sum(1 for index in range(len(sizes)) if sum(sizes[: index + 1]) <= start)
+            assert len(forwards) == len(sizes) - before
+
+    def test_a_batch_without_rows_is_not_run(self, talker, forwards):
+        batch = talker.stream(TEXTS, SITE, where=[8], batch_tokens=9, context=9).collect()
+        assert batch.positions.tolist() == [8]
+        assert len(forwards) == 1
+
+
+class TestTexts:
+    def test_each_row_has_its_word(self, talker):
+        for options in ({}, {"pack": True, "context": 15}, {"batch_tokens": 1, "context": 4}):
+            for batch in talker.stream(MANY, SITE, **options):
+                assert set(batch.texts.documents) == set(batch.documents.tolist())
+                for row in range(len(batch)):
+                    text = batch.texts.documents[int(batch.documents[row])]
+                    start = int(text.starts[batch.positions[row]])
+                    word = text.text[start:].split()[0]
+                    assert word == f"w{batch.tokens[row]}"
+                    assert word == batch.texts.vocabulary[batch.tokens[row]]
+
+    def test_columns_go_with_them(self, talker):
+        records = [{"text": text, "url": f"u{i}"} for i, text in enumerate(TEXTS)]
+        batch = talker.stream(jf.corpus(records, keep=["url"]), SITE).collect()
+        assert [batch.texts.documents[i].columns["url"] for i in range(4)] == [
+            "u0",
+            "u1",
+            "u2",
+            "u3",
+        ]
+
+    def test_chats_and_tokens_have_texts(self, talker):
+        source = jf.corpus([[{"role": "user", "content": "w7 w8"}], torch.tensor([9, 10])])
+        texts = talker.stream(source, SITE).collect().texts.documents
+        assert texts[0].text == "<user> w7 w8 <end> "
+        assert texts[0].starts.tolist() == [0, 7, 10, 13]
+        assert (texts[1].text, texts[1].starts.tolist()) == ("w9w10", [0, 2])
+
+    @pytest.mark.parametrize("pack", [False, True])
+    def test_a_text_goes_when_its_last_token_is_out(self, pack, talker, monkeypatch):
+        most = []
+        plain = Held.release
+
+        def watched(held, documents):
+            most.append(len(held))
+            plain(held, documents)
+
+        monkeypatch.setattr(Held, "release", watched)
+        held = []
+        monkeypatch.setattr(Held, "__init__", _remembering(Held.__init__, held))
+        stream = talker.stream(MANY * 20, SITE, pack=pack, batch_tokens=30, context=15)
+        assert sum(map(len, stream)) == 20 * sum(len(text.split()) for text in MANY)
+        assert max(most) < 200  # of 1200
+        assert [len(each) for each in held] == [0]
+
+
+def _remembering(plain, made):
+    def init(self):
+        plain(self)
+        made.append(self)
+
+    return init
+
+
+class TestLong:
+    LONG = " ".join(f"w{i}" for i in range(5, 30))
+
+    def test_cut_keeps_the_first_tokens_and_says_what_it_left_out(self, talker):
+        stream = talker.stream([self.LONG, *TEXTS], SITE, context=10, long="cut")
+        with pytest.warns(JackfieldWarning, match="left out 15 tokens of 1 documents"):
+            batch = stream.collect()
+        assert stream.left_out == 15
+        got, labels = sorted_rows(batch)
+        short = " ".join(self.LONG.split()[:10])
+        expected, known = plain_rows(talker, [short, *TEXTS])
+        assert labels == known
+        assert torch.allclose(got, expected, atol=1e-5)
+        assert batch.texts.documents[0].text == f"{short} "
+
+    def test_nothing_is_said_where_nothing_is_cut(self, talker):
+        for long in ("cut", "split"):
+            stream = talker.stream(TEXTS, SITE, long=long)
+            stream.collect()
+            assert (stream.left_out, stream.provenance["long"]) == (0, long)
+
+    def test_a_begin_token_has_its_place(self, talker):
+        talker.tokenizer.bos_token = "<system>"
+        talker.tokenizer._tokenizer.post_processor = _beginning("<system>", 3)
+        stream = talker.stream([self.LONG, torch.arange(5, 30)], SITE, context=10, long="cut")
+        with pytest.warns(JackfieldWarning, match="left out 32 tokens of 2 documents"):
+            batch = stream.collect()
+        assert batch.documents.bincount().tolist() == [9, 9]  # nine words each, and no piece more
+
+    def test_another_word(self, talker):
+        with pytest.raises(InputError, match="'split' or 'cut', got 'drop'"):
+            talker.stream(TEXTS, SITE, long="drop")
+
+
+def _beginning(token, number):
+    from tokenizers.processors import TemplateProcessing
+
+    return TemplateProcessing(single=f"{token} $A", special_tokens=[(token, number)])
+
+
+class TestParts:
+    def test_spans_and_parts_are_the_whole(self, talker):
+        whole, labels = sorted_rows(talker.stream(MANY, SITE).collect())
+        stream = talker.stream(MANY, SITE)
+        assert stream.documents == len(MANY)
+        for streams in (
+            [stream.span(0, 17), stream.span(17, 50), stream.span(50)],
+            [talker.stream(jf.corpus(MANY).part(rank, 3), SITE) for rank in range(3)],
+        ):
+            got, known = sorted_rows(Batch.concat([each.collect() for each in streams]))
+            assert known == labels
+            assert torch.allclose(got, whole, atol=1e-5)
+
+    def test_all_else_is_equal(self, talker):
+        options = {"max_tokens": 9, "batch_tokens": 20, "context": 8, "pack": True, "long": "split"}
+        edit = E.Scale(2.0, at="layers.0.z")
+        stream = talker.stream(MANY, SITE, where=[1], keep_special=True, edits=[edit], **options)
+        said = stream.provenance
+        assert "part" not in said
+        assert "span" not in said
+        assert stream.span(3, 9).provenance == {**said, "span": [3, 9]}
+        part = talker.stream(
+            jf.corpus(MANY).part(1, 2), SITE, where=[1], keep_special=True, edits=[edit], **options
+        )
+        assert part.provenance == {**said, "part": [1, 2]}
+
+    def test_tensors_have_no_numbers(self):
+        stream = jf.wrap(nn.Sequential(nn.Linear(3, 4))).stream([torch.randn(5, 3)], ["0:out"])
+        assert stream.documents is None
+        with pytest.raises(InputError, match="a stream over documents"):
+            stream.span(0, 1)
+        with pytest.raises(InputError, match="a stream over documents"):
+            stream.cost()
+
+
+class TestElsewhere:
+    @pytest.fixture
+    def model(self, tiny_folder):
+        model = jf.load(tiny_folder)
+        model.__dict__["sinks"] = ()
+        return model
+
+    TEXTS = ("the cat sat the", "cat the sat", "sat sat the cat sat")
+    SITE = "layers.0.resid_post"
+
+    def test_the_same_stream_is_made_from_json(self, model):
+        edits = [
+            E.Add(torch.randn(8), at="layers.0.mlp_out", strength=2.0, where=slice(1, None)),
+            E.ZeroOut(at=["layers.1.z"]),
+        ]
+        stream = model.stream(
+            list(self.TEXTS), self.SITE, where="all", dtype=torch.bfloat16, edits=edits, context=4
+        ).span(1)
+        recipe = json.loads(json.dumps(stream.recipe()))
+        again = LiveStream.from_recipe(recipe, device="cpu")
+        assert json.dumps(again.provenance) == json.dumps(stream.provenance)
+        one, other = stream.collect(), again.collect()
+        assert torch.equal(one[self.SITE], other[self.SITE])
+        assert torch.equal(one.documents, other.documents)
+
+    def test_the_dtype_is_the_models_own(self, tiny_folder):
+        model = jf.load(tiny_folder, dtype=torch.bfloat16)
+        stream = model.stream(list(self.TEXTS), self.SITE, where="all")
+        again = LiveStream.from_recipe(stream.recipe())
+        assert again.collect()[self.SITE].dtype == torch.bfloat16
+
+    def test_what_only_this_process_has(self, model, talker):
+        with pytest.raises(InputError, match=r"a model as jf\.load gives it, got a wrapped module"):
+            talker.stream(TEXTS, SITE).recipe()
+        with pytest.raises(InputError, match="Write the documents to a file"):
+            model.stream(lambda: iter(self.TEXTS), self.SITE).recipe()
+        for function in (lambda x: x, torch.relu):
+            edit = E.Function(function, at=self.SITE)
+            with pytest.raises(InputError, match="edits that can be saved as data"):
+                model.stream(list(self.TEXTS), self.SITE, edits=[edit]).recipe()
+
+    def test_edits_that_differ_in_a_tensor_are_told_apart(self, model):
+        said = [
+            model.stream(list(self.TEXTS), self.SITE, edits=[E.Add(x, at=self.SITE)]).provenance
+            for x in (torch.zeros(8), torch.ones(8), torch.ones(8))
+        ]
+        assert said[0] != said[1] == said[2]
 
 
 class TestRefused:

@@ -5,11 +5,11 @@ Exit codes: 0 done, 1 a check failed (`doctor`), 2 something given was wrong, 13
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from jackfield.cli import show
+from jackfield.cli import show, store_commands
 from jackfield.core.errors import JackfieldError
 
 _ERROR, _STOPPED = 2, 130
@@ -20,6 +20,8 @@ app = App(
     version_flags=["--version"],
     help_epilogue="Begin with: jackfield demo. Results go to stdout, everything else to stderr.",
 )
+
+app.command(store_commands.app)
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for programs.")]
 
@@ -100,15 +102,19 @@ def read(
     corpus: str,
     *,
     sites: Annotated[list[str], Parameter(consume_multiple=True, negative="")],
-    out: Path,
+    out: str,
     max_tokens: int | None = None,
     context: int = 256,
     pack: Annotated[bool, Parameter(negative="")] = False,
     where: str = "~sinks",
     dtype: str | None = None,
+    codec: str | None = None,
+    engine: Literal["local", "ray"] = "local",
+    workers: int = 2,
     resume: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Read activations of MODEL over CORPUS and keep them in the folder OUT.
+    """Read activations of MODEL over CORPUS and keep them in the store OUT.
 
     Parameters
     ----------
@@ -119,7 +125,7 @@ def read(
     sites
         Names or patterns, such as layers.15.resid_post or 'layers.*.mlp_post'.
     out
-        Folder of the store.
+        Folder of the store, or a URL such as s3://bucket/acts.
     max_tokens
         Rows to keep; all by default.
     context
@@ -129,9 +135,17 @@ def read(
     where
         Which tokens; the model's sink positions are left out by default.
     dtype
-        float32, bfloat16 or float16; that of the model by default.
+        float32, bfloat16, float16, int8 or fp8; that of the model by default.
+    codec
+        none, or byteplanes: smaller, and nothing lost.
+    engine
+        local, or ray: several workers, here or on the cluster that RAY_ADDRESS names.
+    workers
+        How many, with ray.
     resume
         Go on with a store that was stopped.
+    dry_run
+        Say what it would cost in rows, bytes and time, and do nothing.
     """
     import jackfield as jf
 
@@ -140,7 +154,14 @@ def read(
         jf.corpus(corpus), sites, max_tokens=max_tokens, context=context, pack=pack, where=where
     )
     show.line(repr(stream))
-    store = stream.write(out, dtype=dtype, resume=resume, progress=True)
+    if dry_run:
+        show.line(str(stream.cost(dtype=dtype)))
+        return
+    options: dict[str, Any] = {"dtype": dtype, "codec": codec, "resume": resume}
+    if engine == "ray":
+        store = jf.engines.Ray(workers=workers).write(stream, out, **options, progress=True)
+    else:
+        store = stream.write(out, **options, progress=True)
     show.line(repr(store))
 
 

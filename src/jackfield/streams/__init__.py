@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jackfield.streams.moments import Moments
     from jackfield.streams.packing import TokenBatch, packed_batches, padded_batches
     from jackfield.streams.protocol import Batch, Sink, Stream
+    from jackfield.streams.quantiles import Quantiles
     from jackfield.streams.store import Store, StoreWriter
     from jackfield.streams.top_examples import Example, TopExamples, TopRows
 
@@ -26,6 +27,7 @@ _HOME = {
     "Example": "top_examples",
     "Histogram": "histogram",
     "Moments": "moments",
+    "Quantiles": "quantiles",
     "Sink": "protocol",
     "Store": "store",
     "StoreWriter": "store",
@@ -45,6 +47,7 @@ __all__ = [
     "Example",
     "Histogram",
     "Moments",
+    "Quantiles",
     "Sink",
     "Store",
     "StoreWriter",

@@ -4,6 +4,7 @@ The batches and their order stay the same. What goes wrong in the thread is rais
 was to be taken; a pass that is left early stops its thread.
 """
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator
@@ -32,10 +33,9 @@ def _ahead(source: Iterator[Batch], most: int) -> Iterator[Batch]:
 
     def put(item: Any) -> None:
         while not left.is_set():
-            try:
-                return waiting.put(item, timeout=0.1)
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                waiting.put(item, timeout=0.1)
+                break
 
     def make() -> None:
         try:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jackfield.streams.store import Store
+    from jackfield.streams.store.files import Files
     from jackfield.streams.texts import Texts
 
 Result = TypeVar("Result")
@@ -266,7 +267,7 @@ class Stream(ABC):
     @final
     def write(
         self,
-        path: str | Path,
+        path: str | Path | Files,
         *,
         dtype: str | torch.dtype | None = None,
         codec: Any = None,
@@ -277,7 +278,8 @@ class Stream(ABC):
         """Writes all rows to a store on disk and opens it.
 
         Args:
-            path: a new or empty folder, or a URL; with `resume`, a store of this stream.
+            path: a new or empty folder, or a URL such as s3://bucket/acts; with `resume`, a store
+                of this stream.
             dtype: "float32", "bfloat16" or "float16" for the sites that hold floats, "int8" or
                 "fp8" with a scale a row; None keeps theirs.
             codec: how rows are encoded: "none", "byteplanes" (smaller, nothing lost), a `Codec`
@@ -305,6 +307,18 @@ class Stream(ABC):
             commit_rows=commit_rows,
             progress=progress,
         )
+
+    @staticmethod
+    def from_dataset(source: Any, **options: Any) -> Stream:
+        """A stream over activations in another format: an HF dataset, Parquet, NumPy, safetensors.
+
+        Args:
+            source: a path, or an HF dataset; SAELens' cached activations are one.
+            options: as `jackfield.streams.adapters.open_dataset` has them.
+        """
+        from jackfield.streams.adapters import open_dataset
+
+        return open_dataset(source, **options)
 
     @staticmethod
     def from_tensor(

@@ -105,7 +105,9 @@ class World:
         if self.strided:
             rows = {name: spread(x) for name, x in rows.items()}
         stream = Stream.from_tensor(rows, batch=self.batch)
-        return Derived(stream, lambda source: iter(()), note={"empty": True}) if empty else stream
+        if not empty:
+            return stream
+        return Derived(stream, lambda source, start: iter(()), note={"empty": True})
 
     def rebatched(self, batch: int) -> "World":
         """The same rows in other batches."""

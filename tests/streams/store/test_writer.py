@@ -19,7 +19,7 @@ from jackfield.core.errors import (
     JackfieldWarning,
 )
 from jackfield.streams import Moments, Store, StoreWriter, Stream
-from jackfield.streams.store import writer
+from jackfield.streams.store import committing
 from jackfield.streams.store.files import LocalFiles
 
 ROWS = 400
@@ -60,7 +60,7 @@ def test_any_commit_size_gives_the_same_rows(commit_rows, tmp_path):
 
 
 def test_commits_have_a_size_by_default(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "_COMMIT_BYTES", 36 * 50)  # a row has 8 + 1 floats
+    monkeypatch.setattr(committing, "GROUP_BYTES", 36 * 50)  # a row has 8 + 1 floats
     assert made().write(tmp_path / "acts").commits == 8
 
 

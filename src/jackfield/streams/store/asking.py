@@ -36,15 +36,16 @@ def ask(files: Files, commits: list[Commit], sql: str) -> "Table":
 
 
 def _views(connection: Any, files: Files, commits: list[Commit]) -> None:
-    tables = [commit.files["table"]["file"] for commit in commits if commit.rows]
-    counts = [commit.rows for commit in commits if commit.rows]
+    groups = [group for commit in commits for group in commit.groups]
+    tables = [group.files["table"]["file"] for group in groups]
+    counts = [group.rows for group in groups]
     firsts = [sum(counts[:number]) for number in range(len(counts))]
     _parquet(connection, "labels", files, tables)
-    names = [table.rpartition("/")[2] for table in tables]  # each commit's is its own
+    names = [table.rpartition("/")[2] for table in tables]  # each is its own
     values = ", ".join(f"({_quoted(n)}, {f})" for n, f in zip(names, firsts, strict=True))
     connection.execute(f"create table firsts as select * from (values {values}) as f(name, first)")
     has_tokens = "token_id" in _columns(connection, "labels")
-    vocabulary = any("vocabulary" in commit.files for commit in commits)
+    vocabulary = any(commit.vocabulary is not None for commit in commits)
     told, join = "", ""
     if has_tokens and vocabulary:
         _parquet(connection, "vocabulary", files, [VOCABULARY])
@@ -54,7 +55,7 @@ def _views(connection: Any, files: Files, commits: list[Commit]) -> None:
         f"labels.* exclude (filename, file_row_number){told} "
         f"from labels join firsts on parse_filename(labels.filename) = firsts.name {join}"
     )
-    documents = [c.files["documents"]["file"] for c in commits if "documents" in c.files]
+    documents = [g.files["documents"]["file"] for g in groups if "documents" in g.files]
     if documents:
         _parquet(connection, "texts", files, documents)
         connection.execute(

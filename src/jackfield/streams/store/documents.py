@@ -7,16 +7,16 @@ import numpy as np
 from jackfield.core.errors import InputError, explain
 from jackfield.streams.store import sidecars
 from jackfield.streams.store.files import Files
-from jackfield.streams.store.layout import Commit
+from jackfield.streams.store.layout import Group
 from jackfield.streams.texts import Text
 
 
 class Documents:
     """The documents of a store: `len(store.documents)`, `store.documents[id]`."""
 
-    def __init__(self, files: Files, commits: list[Commit]) -> None:
+    def __init__(self, files: Files, groups: list[Group]) -> None:
         self._files = files
-        self._names = [c.files["documents"]["file"] for c in commits if "documents" in c.files]
+        self._names = [g.files["documents"]["file"] for g in groups if "documents" in g.files]
 
     @cached_property
     def _index(self) -> "tuple[np.ndarray, np.ndarray]":

@@ -13,7 +13,8 @@ from jackfield.streams.store.codecs import Codec, Kind, RowCodec
 from jackfield.streams.store.layout import SiteInfo
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CODED = ("int8", "fp8")  # dtypes that are codecs: one number a value and a scale a row
+# dtypes that are codecs: one such number a value, and a scale a row
+CODED = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 
 class Encoding:
@@ -25,10 +26,8 @@ class Encoding:
     """
 
     def __init__(self, dtype: str | torch.dtype | None, codec: Any, sites: Sequence[str]) -> None:
+        number_dtype(dtype)
         name = str(dtype).removeprefix("torch.")
-        if dtype is not None and name not in (*DTYPES, *CODED):
-            expected = f"one of {', '.join((*DTYPES, *CODED))}, or None to keep each site's"
-            raise ConfigError(explain(where="write: dtype", expected=expected, got=repr(dtype)))
         if name in CODED and codec is not None:
             expected = f"dtype='{name}', which says how rows are encoded, or a codec"
             raise ConfigError(explain(where="write: codec", expected=expected, got="both"))
@@ -64,6 +63,19 @@ class Encoding:
         if self._floats_only and not dtype.is_floating_point:
             return codecs.Plain()
         return self._codecs.get(site, codecs.Plain())
+
+
+def number_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype in which one number is kept; None keeps each site's.
+
+    Raises:
+        ConfigError: no such dtype, or one that a store does not have.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name not in DTYPES | CODED:
+        expected = f"one of {', '.join(DTYPES | CODED)}, or None to keep each site's"
+        raise ConfigError(explain(where="write: dtype", expected=expected, got=repr(dtype)))
+    return (DTYPES | CODED).get(name)
 
 
 def row_bytes(info: SiteInfo) -> int:

@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
@@ -196,9 +196,9 @@ class _Handle:
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "number"):
-            os.close(self.number)
+            close(self.number)  # as an argument: at the interpreter's end `os` may be gone
 
 
 class _Handles:

@@ -4,6 +4,7 @@ The writer has two of them: one is filled while the other is encoded and written
 once, so that memory stays what it is however long the corpus.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,6 +54,14 @@ class Filling:
         self.rows += count
         return count
 
+    def note_texts(self, batch: Batch, documents: "Numbers") -> None:
+        """Notes the texts of the batch's documents that are not among `documents` yet."""
+        if batch.texts is None:
+            return
+        for number in documents.add(batch.documents).tolist():
+            if number in batch.texts.documents:
+                self.texts[number] = batch.texts.documents[number]
+
     def batch(self) -> Batch:
         """The rows that are in it: views, good until it is emptied."""
         labels = {name: label[: self.rows] for name, label in self._labels.items()}
@@ -83,3 +92,23 @@ def check_range(site: str, rows: Tensor, dtype: torch.dtype, where: str) -> None
         hint = "bfloat16 takes the same room and reaches as far as float32."
         place = f"{where}, {site}"
         raise InputError(explain(where=place, expected=expected, got=f"{largest:.4g}", hint=hint))
+
+
+class Numbers:
+    """A set of whole numbers, a byte each where they lie close together, as document ids do."""
+
+    _PAGE = 1 << 16
+
+    def __init__(self) -> None:
+        self._pages: dict[int, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
+
+    def add(self, numbers: Tensor) -> Tensor:
+        """Puts numbers in; gives those that are new, each once."""
+        fresh = [n for n in numbers.unique().tolist() if self._put(*divmod(n, self._PAGE))]
+        return torch.tensor(fresh, dtype=torch.int64)
+
+    def _put(self, page: int, place: int) -> bool:
+        there = self._pages.setdefault(page, np.zeros(self._PAGE, np.bool_))
+        new = not there[place]
+        there[place] = True
+        return new

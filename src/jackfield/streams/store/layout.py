@@ -2,10 +2,10 @@
 
     meta.json                                  format, provenance; sites, their kinds and codecs
     manifest/000000.json 000001.json …         one a commit: its files with SHA-256; only ever added
-    shards/<site>/r0000-<commit>.safetensors   the rows of one site
-    rows/r0000-<commit>.safetensors            labels and checksums of the same rows, read by row
-    rows/r0000-<commit>.parquet                the labels again, to be asked with SQL
-    documents/r0000-<commit>.parquet           texts of the documents that begin in this commit
+    shards/<site>/r0000-<name>.safetensors     the rows of one site
+    rows/r0000-<name>.safetensors              labels and checksums of the same rows, read by row
+    rows/r0000-<name>.parquet                  the labels again, to be asked with SQL
+    documents/r0000-<name>.parquet             texts of the documents that begin in these rows
     vocabulary.parquet                         what each token id says
 
 r0000 is the writer. Whoever creates the next manifest has committed; commits are numbered in one
@@ -14,7 +14,7 @@ series, whoever wrote them, so that a row keeps its number for ever.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -77,29 +77,54 @@ class Meta:
 
 
 @dataclass(frozen=True)
-class Commit:
-    """One manifest.
+class Group:
+    """Rows that lie in one set of files: a shard a site, and their labels.
 
     Attributes:
-        writer: whose it is: r0000, r0001, …
-        rows: how many it adds.
-        files: "labels" and "table" (absent if there are no rows) and "documents" (absent if no
-            document begins here) -> entry.
+        rows: how many, at least one.
+        files: "labels", "table", and "documents" if a document begins here -> entry.
         shards: site -> entry, with the rows that hold NaN or Inf under "nonfinite" and the largest
             absolute error that the codec made under "error".
-        last: whether this writer had nothing more to write.
     """
 
-    writer: str
     rows: int
     files: dict[str, Entry]
     shards: dict[str, Entry]
-    last: bool
 
     @property
     def entries(self) -> list[Entry]:
         """All its files."""
         return [*self.files.values(), *self.shards.values()]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One manifest: what begins to count at once.
+
+    Attributes:
+        writer: whose it is: r0000, r0001, …
+        groups: the rows; none for a word without rows.
+        vocabulary: the entry of vocabulary.parquet, if this commit brought it.
+        through: documents below this id are all in, where the writer counts by documents.
+        last: whether this writer had nothing more to write.
+    """
+
+    writer: str
+    groups: list[Group]
+    vocabulary: Entry | None = None
+    through: int | None = None
+    last: bool = False
+
+    @property
+    def rows(self) -> int:
+        """How many it adds."""
+        return sum(group.rows for group in self.groups)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All its files."""
+        own = [self.vocabulary] if self.vocabulary is not None else []
+        return [*own, *(entry for group in self.groups for entry in group.entries)]
 
 
 def writer_name(rank: int) -> str:
@@ -168,13 +193,7 @@ def write_meta(files: Files, meta: Meta) -> bool:
 
 def write_commit(files: Files, number: int, commit: Commit) -> bool:
     """Creates a manifest, which makes its rows count; False if the number is taken."""
-    body = {
-        "writer": commit.writer,
-        "rows": commit.rows,
-        "files": commit.files,
-        "shards": commit.shards,
-        "last": commit.last,
-    }
+    body = asdict(commit)
     data = {**body, "sha256": _seal(body)}
     return files.create(_manifest(number), json.dumps(data).encode())
 
@@ -205,7 +224,7 @@ def read_commit(files: Files, number: int) -> Commit:
         expected, got = "a manifest as it was written", "a damaged or edited one"
         where = f"{files.url}/{name}"
         raise ArtifactError(explain(where=where, expected=expected, got=got))
-    return Commit(body["writer"], body["rows"], body["files"], body["shards"], body["last"])
+    return Commit(**{**body, "groups": [Group(**group) for group in body["groups"]]})
 
 
 def _manifest(number: int) -> str:

@@ -27,7 +27,7 @@ from jackfield.streams.store.documents import Documents
 from jackfield.streams.store.excerpt import Excerpt
 from jackfield.streams.store.files import Files, LocalFiles
 from jackfield.streams.store.labels import TABLE, Labels
-from jackfield.streams.store.layout import Commit, SiteInfo, read_commits, read_meta
+from jackfield.streams.store.layout import Group, SiteInfo, read_commits, read_meta
 from jackfield.streams.store.order import Share, StoreStream, block_rows
 from jackfield.streams.store.places import files_at
 from jackfield.streams.store.shards import Damaged, ShardReader, Wanted, row_sums
@@ -35,6 +35,8 @@ from jackfield.streams.views import check_count
 
 if TYPE_CHECKING:
     from pyarrow import Table
+
+    from jackfield.streams.adapters.exporting import Format
 
 
 class Store:
@@ -57,9 +59,9 @@ class Store:
         self._meta = read_meta(self._files)
         self.provenance = self._meta.provenance
         self._commits = read_commits(self._files)
-        filled = [commit for commit in self._commits if commit.rows]
-        counts = torch.tensor([commit.rows for commit in filled], dtype=torch.int64)
-        self._filled, self._firsts = filled, counts.cumsum(0) - counts
+        self._groups = [group for commit in self._commits for group in commit.groups]
+        counts = torch.tensor([group.rows for group in self._groups], dtype=torch.int64)
+        self._firsts = counts.cumsum(0) - counts
         self.rows = int(counts.sum())
         self._labels = Labels(self._meta)
         self._reader = ShardReader(self._files)
@@ -84,7 +86,7 @@ class Store:
     @cached_property
     def documents(self) -> Documents:
         """The documents whose texts are kept, by id."""
-        return Documents(self._files, self._commits)
+        return Documents(self._files, self._groups)
 
     @property
     def finished(self) -> bool:
@@ -96,7 +98,7 @@ class Store:
     def nonfinite(self) -> dict[str, int]:
         """Site -> rows that hold NaN or Inf."""
         return {
-            site: sum(int(commit.shards[site]["nonfinite"]) for commit in self._filled)
+            site: sum(int(group.shards[site]["nonfinite"]) for group in self._groups)
             for site in self.sites
         }
 
@@ -104,19 +106,19 @@ class Store:
     def error(self) -> dict[str, float]:
         """Site -> the largest absolute error that its codec made, measured in writing."""
         return {
-            site: max((float(c.shards[site]["error"]) for c in self._filled), default=0.0)
+            site: max((float(g.shards[site]["error"]) for g in self._groups), default=0.0)
             for site in self.sites
         }
 
     @property
     def commits(self) -> int:
         """How many commits have rows."""
-        return len(self._filled)
+        return sum(bool(commit.groups) for commit in self._commits)
 
     def bytes(self, site: str | None = None) -> int:
         """Bytes on disk, of one site or of all files."""
         if site is not None:
-            return sum(int(commit.shards[site]["bytes"]) for commit in self._filled)
+            return sum(int(group.shards[site]["bytes"]) for group in self._groups)
         return sum(int(entry["bytes"]) for commit in self._commits for entry in commit.entries)
 
     def row_bytes(self, sites: Sequence[str]) -> int:
@@ -251,6 +253,18 @@ class Store:
         )
         return Excerpt.of(self.documents[document], document, position, before, after)
 
+    def export(self, path: str | Path, format: "Format", **options: Any) -> Path:
+        """Writes the rows in another format: datasets, saelens, safetensors, numpy, parquet.
+
+        Args:
+            path: a new file or folder.
+            format: which.
+            options: as `jackfield.streams.adapters.export` has them.
+        """
+        from jackfield.streams.adapters import export
+
+        return export(self, path, format, **options)
+
     def verify(self, *, progress: bool = False) -> list[str]:
         """Reads every file and names the damaged ones with what is wrong; empty if all is sound."""
         from jackfield.streams.store.upkeep import problems
@@ -286,13 +300,13 @@ class Store:
             raise InputError(explain(where=f"store {self.path}", expected=expected, got=got))
         return ids
 
-    def _parts(self, ordered: Tensor) -> list[tuple[Commit, Tensor]]:
-        """Sorted ids by commit, as row numbers within it."""
+    def _parts(self, ordered: Tensor) -> list[tuple[Group, Tensor]]:
+        """Sorted ids by group, as row numbers within it."""
         which = torch.searchsorted(self._firsts, ordered, right=True) - 1
         numbers, counts = which.unique_consecutive(return_counts=True)
         pieces = ordered.split(counts.tolist())
         return [
-            (self._filled[number], ids - self._firsts[number])
+            (self._groups[number], ids - self._firsts[number])
             for number, ids in zip(numbers.tolist(), pieces, strict=True)
         ]
 
@@ -300,18 +314,18 @@ class Store:
         table = torch.empty(len(ids), *self._labels.kind.shape, dtype=torch.int64)
         return self._read_labels(self._parts(ids), table)
 
-    def _read_labels(self, parts: list[tuple[Commit, Tensor]], table: Tensor) -> Tensor:
-        files = [commit.files["labels"]["file"] for commit, _ in parts]
+    def _read_labels(self, parts: list[tuple[Group, Tensor]], table: Tensor) -> Tensor:
+        files = [group.files["labels"]["file"] for group, _ in parts]
         self._reader.read_plain(_wanted(parts, files, table), TABLE, self._labels.kind)
         _check(self._labels.wrong(table), parts, files)
         return table
 
     def _read(
-        self, parts: list[tuple[Commit, Tensor]], site: str, table: Tensor, room: "Room"
+        self, parts: list[tuple[Group, Tensor]], site: str, table: Tensor, room: "Room"
     ) -> Tensor:
         info = self.info(site)
         out = room.of(site, len(table), info.kind)
-        files = [commit.shards[site]["file"] for commit, _ in parts]
+        files = [group.shards[site]["file"] for group, _ in parts]
         self._reader.read(_wanted(parts, files, out), info)
         _check(row_sums(out) != table[:, self._labels.sums[site]], parts, files)
         return out
@@ -360,16 +374,16 @@ class Room:
         return held[:rows]
 
 
-def _wanted(parts: list[tuple[Commit, Tensor]], files: list[str], out: Tensor) -> list[Wanted]:
+def _wanted(parts: list[tuple[Group, Tensor]], files: list[str], out: Tensor) -> list[Wanted]:
     """What to read of which file, and into which rows of `out`."""
     outs = out.split([len(ids) for _, ids in parts])
     return [
-        Wanted(file, commit.rows, ids, piece)
-        for file, (commit, ids), piece in zip(files, parts, outs, strict=True)
+        Wanted(file, group.rows, ids, piece)
+        for file, (group, ids), piece in zip(files, parts, outs, strict=True)
     ]
 
 
-def _check(wrong: Tensor, parts: list[tuple[Commit, Tensor]], files: list[str]) -> None:
+def _check(wrong: Tensor, parts: list[tuple[Group, Tensor]], files: list[str]) -> None:
     """Names the file of the first row whose checksum differs."""
     if wrong.any():
         ends = torch.tensor([len(ids) for _, ids in parts]).cumsum(0)

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from jackfield.core.errors import ArtifactError, BusyError, InputError, explain, warn
 from jackfield.core.version import VERSION
 from jackfield.streams.protocol import Batch, Sink, Stream
-from jackfield.streams.store.committing import Committer
+from jackfield.streams.store.committing import Committer, rows_a_group
 from jackfield.streams.store.encoding import Encoding, row_bytes
 from jackfield.streams.store.files import Files, LocalFiles
 from jackfield.streams.store.filling import Filling, check_range
@@ -34,7 +34,6 @@ from jackfield.streams.store.places import files_at
 from jackfield.streams.store.store import Store
 from jackfield.streams.views import check_count
 
-_COMMIT_BYTES = 256 << 20  # of all sites together, if the rows of a commit are not given
 _COMMIT_SECONDS = 60.0  # a slow stream commits what it has so often, so that a kill costs no more
 _LOCK = ".lock"
 
@@ -50,6 +49,7 @@ class StoreWriter(Sink[Store]):
         codec: how rows are encoded: a name, a `Codec`, or a dict from site patterns to these.
         resume: go on with a store that is there (or begin one).
         commit_rows: rows a commit; by default what makes 256 MiB.
+        spans: documents a commit, where an engine reads the corpus in spans.
 
     Raises:
         ConfigError: an unknown dtype or codec.
@@ -60,18 +60,20 @@ class StoreWriter(Sink[Store]):
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Files,
         stream: Stream,
         *,
         dtype: str | torch.dtype | None = None,
         codec: Any = None,
         resume: bool = False,
         commit_rows: int | None = None,
+        spans: int | None = None,
     ) -> None:
         self._files = files_at(path)
         self._sites, self._rows = stream.sites, stream.rows
         self._part, provenance = _apart(json.loads(json.dumps(stream.provenance)))
-        self._provenance = provenance
+        # Spans give the rows another order, so such a store is gone on with by the same engine.
+        self._provenance = provenance if spans is None else {**provenance, "spans": spans}
         self._encoding = Encoding(dtype, codec, stream.sites)
         if commit_rows is not None:
             check_count(commit_rows, "write: commit_rows")
@@ -208,10 +210,8 @@ class StoreWriter(Sink[Store]):
             hint = "To go on with it: resume=True."
             raise ArtifactError(explain(where=self._url, expected=expected, got=got, hint=hint))
 
-    def _started(self, batch: Batch) -> "_Worker":
+    def begin(self, batch: Batch) -> Committer:
         """Writes meta.json before the first row; a store that is there must agree with it."""
-        if self._worker is not None:
-            return self._worker
         meta = self._meta(batch)
         if not write_meta(self._files, meta):
             there = read_meta(self._files)
@@ -221,10 +221,14 @@ class StoreWriter(Sink[Store]):
             self._agree("tokens", there.tokens, meta.tokens)
         if self._committer is None:
             self._committer = Committer(self._files, meta, self._name)
-        size = sum(row_bytes(info) for info in meta.sites.values())
-        self._check_room(size)
-        rows = self._commit_rows or max(1, _COMMIT_BYTES // size)
-        self._worker = _Worker(self._committer, meta, rows)
+        self._check_room(sum(row_bytes(info) for info in meta.sites.values()))
+        return self._committer
+
+    def _started(self, batch: Batch) -> "_Worker":
+        if self._worker is None:
+            committer = self.begin(batch)
+            rows = self._commit_rows or rows_a_group(committer.meta)
+            self._worker = _Worker(committer, committer.meta, rows)
         return self._worker
 
     def _meta(self, batch: Batch) -> Meta:
@@ -277,7 +281,7 @@ class _Worker:
         while len(batch):
             filling = self._filling()
             count = filling.take(batch)
-            self._note_texts(filling, batch, count)
+            self._note_texts(filling, batch.rows(slice(count)))
             batch = batch.rows(slice(count, None))
             if filling.full or monotonic() - self._since > _COMMIT_SECONDS:
                 self._hand_over(last=False)
@@ -308,14 +312,10 @@ class _Worker:
         self._full.put((self._current, last))
         self._current, self._since = None, monotonic()
 
-    def _note_texts(self, filling: Filling, batch: Batch, count: int) -> None:
-        if batch.texts is None:
-            return
-        self._committer.keep_vocabulary(batch.texts.vocabulary)
-        known = batch.texts.documents
-        for number in self._committer.documents.add(batch.documents[:count]).tolist():
-            if number in known:
-                filling.texts[number] = known[number]
+    def _note_texts(self, filling: Filling, batch: Batch) -> None:
+        if batch.texts is not None:
+            self._committer.keep_vocabulary(batch.texts.vocabulary)
+            filling.note_texts(batch, self._committer.documents)
 
     def _check(self) -> None:
         if self._error is not None:

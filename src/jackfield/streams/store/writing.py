@@ -7,11 +7,12 @@ from typing import Any
 from jackfield.core.errors import InputError, explain
 from jackfield.core.progress import Progress
 from jackfield.streams.protocol import Stream
+from jackfield.streams.store.files import Files
 from jackfield.streams.store.store import Store
 from jackfield.streams.store.writer import StoreWriter
 
 
-def write(stream: Stream, path: str | Path, *, progress: bool, **options: Any) -> Store:
+def write(stream: Stream, path: str | Path | Files, *, progress: bool, **options: Any) -> Store:
     """Feeds a writer from where it stopped; see `Stream.write` for the options."""
     with StoreWriter(path, stream, **options) as writer:
         if writer.done:
