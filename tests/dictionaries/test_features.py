@@ -5,16 +5,15 @@ import torch
 import torch.nn.functional as F
 
 from jackfield.core.errors import InputError, SiteError
-from jackfield.dictionaries import index_features
+from jackfield.dictionaries import SparseDictionary, index_features
 from jackfield.dictionaries.effects import direct_effect, effect_by_ablation
-from jackfield.dictionaries.topk_dictionary import TopKDictionary
 from jackfield.streams import Stream
 
 SITE = "layers.1.resid_post"
 D, LATENTS = 32, 40
 
 
-def dictionary(site: str = SITE, radius: float | None = None) -> TopKDictionary:
+def dictionary(site: str = SITE, radius: float | None = None) -> SparseDictionary:
     """Random directions, except that latent 0 never fires."""
     decoder = F.normalize(torch.randn(LATENTS, D, generator=torch.Generator().manual_seed(4)))
     bias = torch.zeros(LATENTS)
@@ -24,9 +23,11 @@ def dictionary(site: str = SITE, radius: float | None = None) -> TopKDictionary:
         "encoder_bias": bias,
         "decoder": decoder,
         "decoder_bias": torch.zeros(D),
+        "centre": torch.zeros(D),
         "density": torch.zeros(LATENTS),
     }
-    return TopKDictionary({"k": 5}, site, weights, radius=radius, history=[])
+    bound = () if radius is None else (radius,)
+    return SparseDictionary("TopK", {}, weights, site=site, k=5, radius=bound, history=[])
 
 
 @pytest.fixture
@@ -160,9 +161,10 @@ def test_interesting_follows_its_rule():
         "encoder_bias": torch.zeros(6),
         "decoder": torch.eye(6),
         "decoder_bias": torch.zeros(6),
+        "centre": torch.zeros(6),
         "density": torch.zeros(6),
     }
-    axes = TopKDictionary({"k": 6}, "mlp", weights, radius=None, history=[])
+    axes = SparseDictionary("TopK", {}, weights, site="mlp", k=6, history=[])
     stream = Stream.from_tensor(codes, site="mlp", tokens=ids)  # each row its own document
     index = index_features(axes, stream, Words(), examples=6)
     first = index.interesting(2)

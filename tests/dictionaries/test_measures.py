@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from jackfield.core.errors import InputError, SiteError
-from jackfield.dictionaries import fvu
-from jackfield.dictionaries.topk_dictionary import TopKDictionary
+from jackfield.dictionaries import SparseDictionary, fvu
 from jackfield.streams import Stream
 
 D, LATENTS = 8, 20
@@ -25,9 +24,10 @@ def sae():
         "encoder_bias": torch.full((LATENTS,), -1.0),
         "decoder": decoder,
         "decoder_bias": torch.full((D,), 100.0),
+        "centre": torch.full((D,), 100.0),
         "density": torch.zeros(LATENTS),
     }
-    return TopKDictionary({"k": 3}, "x", weights, radius=200.0, history=[])
+    return SparseDictionary("TopK", {}, weights, site="x", k=3, radius=(200.0,), history=[])
 
 
 def test_fvu_of_the_identity_is_0_and_of_the_mean_1(x):

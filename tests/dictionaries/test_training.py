@@ -5,10 +5,12 @@ import signal
 
 import pytest
 import torch
+from tests.dictionaries.plain import Stopping
 
 from jackfield.core.errors import ArtifactError, ConfigError, InputError
-from jackfield.dictionaries import TopK, training
-from jackfield.dictionaries.training import Learner, Plan, train
+from jackfield.dictionaries import TopK, checkpoints
+from jackfield.dictionaries.run import Learner, Plan
+from jackfield.dictionaries.training import train
 from jackfield.streams import Stream
 
 CONFIG = TopK(latents=24, k=4, rows=3000, batch=128, dead_after=500)  # three epochs, dead latents
@@ -20,32 +22,6 @@ def x():
     return torch.randn(1100, 12)
 
 
-class Stopping(Stream):
-    """A stream that presses Ctrl-C (or raises) when its rows have been asked for so often."""
-
-    def __init__(self, inner: Stream, after: int, error: type[BaseException]) -> None:
-        self.inner, self.left, self.error = inner, after, error
-
-    @property
-    def sites(self):
-        return self.inner.sites
-
-    @property
-    def rows(self):
-        return self.inner.rows
-
-    @property
-    def provenance(self):
-        return self.inner.provenance
-
-    def batches(self, start=0):
-        for batch in self.inner:
-            self.left -= 1
-            if self.left == 0:
-                raise self.error("unplugged")
-            yield batch
-
-
 class Sums(Learner):
     """Adds up what it sees; each batch counts by when it came."""
 
@@ -54,14 +30,14 @@ class Sums(Learner):
         self.total = torch.zeros(())
         self.steps = torch.zeros((), dtype=torch.int64)
 
-    def start(self, x):
-        self.first = x
+    def start(self, rows):
+        self.first = rows["x"]
 
-    def step(self, x, done):
+    def step(self, rows, done):
         self.steps += 1
         if self.steps == self.press:
             signal.raise_signal(signal.SIGINT)
-        self.total += x.sum() * self.steps
+        self.total += rows["x"].sum() * self.steps
 
     def look(self):
         return {"FVU": float("nan") if self.diverge else 1.0}
@@ -69,12 +45,12 @@ class Sums(Learner):
     def state(self):
         return {"total": self.total, "steps": self.steps}
 
-    def restore(self, state, like):
+    def restore(self, state):
         self.total, self.steps = state["total"].clone(), state["steps"].clone()
 
 
 def plan(rows: int, batch: int = 10) -> Plan:
-    return Plan("Sums at x", "x", rows, batch, 0, {"Sums": {"rows": rows}})
+    return Plan("Sums at x", ("x",), rows, batch, 0, {"Sums": {"rows": rows}})
 
 
 def weights(sae):
@@ -117,7 +93,7 @@ def test_many_stops_make_no_difference(x, tmp_path):
 
 
 def test_a_crash_goes_back_to_the_last_checkpoint(x, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(checkpoints, "_SAVE_EVERY", 0.0)
     stream = Stream.from_tensor(x, batch=100)
     whole = CONFIG.fit(stream, **QUIET)
     with pytest.raises(OSError, match="unplugged"):
@@ -187,7 +163,7 @@ def test_a_checkpoint_is_json_and_safetensors(x, tmp_path):
         "tensors.safetensors",
     ]
     header = json.loads((tmp_path / "c" / "jackfield.json").read_text())
-    assert header["extra"]["step"] == 3000 // 128
+    assert header["extra"]["runs"][0]["step"] == 3000 // 128
 
 
 def test_every_row_is_seen_once_an_epoch():
@@ -195,8 +171,8 @@ def test_every_row_is_seen_once_an_epoch():
     seen = []
 
     class Noting(Sums):
-        def step(self, x, done):
-            seen.append((x[:, 0].tolist(), done))
+        def step(self, rows, done):
+            seen.append((rows["x"][:, 0].tolist(), done))
 
     stream = Stream.from_tensor(torch.arange(25.0)[:, None])
     train(Noting(), stream, plan(60), checkpoint=None, resume=True, **QUIET)
@@ -208,7 +184,9 @@ def test_every_row_is_seen_once_an_epoch():
 
 def test_a_loss_that_is_not_finite_ends_the_run():
     stream = Stream.from_tensor(torch.ones(100, 1))
-    with pytest.raises(ConfigError, match=r"a finite loss, got nan after 10 rows. Lower learning"):
+    with pytest.raises(
+        ConfigError, match=r"a finite loss, got nan after 10 rows .step 1.. Lower learning"
+    ):
         train(Sums(diverge=True), stream, plan(100), checkpoint=None, resume=True, **QUIET)
 
 

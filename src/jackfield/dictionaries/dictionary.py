@@ -12,8 +12,10 @@ that a latent set to the value it has changes nothing at all.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, final
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -29,7 +31,7 @@ CODES = "codes"  # the site of a stream of codes
 
 
 class Dictionary(Fitted):
-    """A learned dictionary at one site. Codes are never negative."""
+    """A learned dictionary of the activations at one site. Codes are never negative."""
 
     @property
     @abstractmethod
@@ -38,12 +40,19 @@ class Dictionary(Fitted):
 
     @property
     @abstractmethod
+    def sources(self) -> tuple[str, ...]:
+        """The sites that `encode` reads, side by side; of an autoencoder `site` alone."""
+
+    @property
+    @abstractmethod
     def directions(self) -> Float[Tensor, "latent d"]:
-        """What one unit of each latent's code adds to the activation; rows of length 1."""
+        """What one unit of each latent's code adds to the activation; rows of length 1, at one
+        site of a crosscoder shorter.
+        """  # noqa: D205
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "row d"]) -> Float[Tensor, "row latent"]:
-        """The codes of rows, in the dictionary's dtype and on its device.
+        """The codes of rows of the sources, in the dictionary's dtype and on its device.
 
         Raises:
             InputError: rows of another width.
@@ -58,9 +67,25 @@ class Dictionary(Fitted):
         """
 
     @abstractmethod
+    def reconstruct(
+        self, x: Float[Tensor, "row d_in"], codes: Float[Tensor, "row latent"] | None = None
+    ) -> Float[Tensor, "row d"]:
+        """What it makes of rows of the sources: `decode(encode(x))`, and what has no code.
+
+        That is the linear part of a skip transcoder; all others have none.
+
+        Args:
+            x: rows of the sources.
+            codes: theirs, if they are known already.
+
+        Raises:
+            InputError: rows of another width.
+        """
+
+    @abstractmethod
     def inside(self, x: Float[Tensor, "row d"]) -> Bool[Tensor, " row"]:
-        """Which rows are of the kind it was fitted on; an attention sink with 100 times the norm
-        is not.
+        """Which rows of the sources are of the kind it was fitted on; an attention sink with 100
+        times the norm is not.
         """  # noqa: D205
 
     @abstractmethod
@@ -139,7 +164,7 @@ class Dictionary(Fitted):
 
     @final
     def measure(self, stream: Stream, *, progress: bool = False) -> Quality:
-        """FVU, L0, dead share and densities over a stream that has the dictionary's site."""
+        """FVU, L0, dead share and densities over a stream that has the dictionary's sites."""
         return stream.into(Quality(self), progress=progress)
 
     @final
@@ -149,15 +174,21 @@ class Dictionary(Fitted):
         Rows that are not `inside` have the code 0, so that rows keep their numbers.
         """
 
-        def through(source: Stream) -> Iterator[Batch]:
-            for batch in source:
-                x = batch[self.site]
+        def through(source: Stream, start: int) -> Iterator[Batch]:
+            for batch in source.batches(start):
+                x = self.read(batch)
                 codes = self.encode(x)
                 codes *= self.inside(x).to(codes)[:, None]
-                yield Batch({CODES: codes}, batch.tokens, batch.documents, batch.positions)
+                yield replace(batch, activations={CODES: codes})
 
         note = {"codes": {"of": type(self).__name__, "latents": self.latents}}
-        return Derived(stream.select(self.site), through, note=note, sites=(CODES,))
+        return Derived(stream.select(*self.sources), through, note=note, sites=(CODES,))
+
+    @final
+    def read(self, batch: Batch) -> Float[Tensor, "row d"]:
+        """The rows of a batch that `encode` takes: the sources side by side."""
+        parts = [batch[source] for source in self.sources]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     @final
     def _checked(self, latents: Sequence[int]) -> list[int]:

@@ -51,8 +51,8 @@ class Quality(Sink["Quality"]):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The dictionary's site."""
-        return (self._dictionary.site,)
+        """The dictionary's sources and its site."""
+        return tuple(dict.fromkeys((*self._dictionary.sources, self._dictionary.site)))
 
     def update(self, batch: Batch) -> None:
         """Takes in a batch.
@@ -60,15 +60,15 @@ class Quality(Sink["Quality"]):
         Raises:
             InputError: NaN or Inf, or rows of another width.
         """
-        inside = self._dictionary.inside(batch[self.sites[0]])
+        inside = self._dictionary.inside(self._dictionary.read(batch))
         self.outside += len(batch) - int(inside.sum())
         kept = batch.rows(inside)
         if len(kept):
             self._moments.update(kept)
-            x = kept[self.sites[0]]
+            x, y = self._dictionary.read(kept), kept[self._dictionary.site]
             codes = self._dictionary.encode(x)
-            missing = self._dictionary.decode(codes).double() - x.to(codes.device).double()
-            self._error += float(missing.square().sum())
+            rebuilt = self._dictionary.reconstruct(x, codes).double()
+            self._error += float((rebuilt - y.to(rebuilt)).square().sum())
             self._fired += (codes > 0).sum(dim=0).cpu()
             self.rows += len(kept)
 

@@ -1,12 +1,14 @@
-"""Splice: a sparse autoencoder's reconstruction in the place of an activation, or its latents set.
+"""Splice: a dictionary's reconstruction in the place of an activation, or its latents set.
 
-    z = top_k(relu((x − b_dec) W_encᵀ + b_enc)),    x̂ = z W_dec + b_dec
+    z = rule((r − centre) W_encᵀ + b_enc),    x̂ = z W_dec + b_dec (+ r W_skip)
     z' = z with some latents set to given values
     x ← x̂ + (z' − z) W_dec            what the dictionary says of x
     x ← x + (z' − z) W_dec            with `error`: what it misses is kept
 
-The second is the first with the error x − x̂ added back, written so that nothing changes, not even
-the last bit, where no latent is set. Computed in the weights' dtype; the graph is kept.
+r is the activation that is read: x itself for an autoencoder, the MLP's input for a transcoder, the
+activations of several sites side by side for a crosscoder. The second form is the first with the
+error x − x̂ added back, written so that nothing changes, not even the last bit, where no latent is
+set. Computed in the weights' dtype; the graph is kept.
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jackfield.dictionaries.sparse import combine, top_k
+from jackfield.core.errors import EditError, explain
+from jackfield.dictionaries.code import Code, encode
 from jackfield.edits.base import Context, Edit, fit_last
 
 
@@ -24,52 +27,91 @@ class Splice(Edit):
     """Takes the activation apart, sets latents, and puts it together again.
 
     Attributes:
-        encoder: [latent, d], encoder_bias: [latent].
+        encoder: [latent, d_in], encoder_bias: [latent], centre: [d_in].
         decoder: [latent, d], decoder_bias: [d].
-        k: how many latents are kept on a token.
+        threshold: [latent], for the rule of the threshold.
+        skip: [d_in, d], the linear part of a skip transcoder.
+        k: how many latents are kept on a token, for the rule of the k largest.
         error: keep what the reconstruction misses.
         latents: which latents to set, and to which `values`, on every token.
-        radius: tokens farther than this from decoder_bias pass unchanged (attention sinks, which
-            no dictionary was fitted on); None for no bound.
+        sources: the sites that are read, side by side; none means the site itself. All but the
+            site itself must be in `reads`.
+        radius: tokens that are farther than this from the centre at a source pass unchanged
+            (attention sinks, which no dictionary was fitted on); none for no bound.
 
     >>> eye, zero = torch.eye(2), torch.zeros(2)
-    >>> edit = Splice(eye, zero, eye, zero, k=1, at="x")
+    >>> edit = Splice(eye, zero, zero, eye, zero, k=1, at="x")
     >>> edit.apply(torch.tensor([[3.0, 1.0]]), Context("x"))
     tensor([[3., 0.]])
     """
 
     encoder: Tensor
     encoder_bias: Tensor
+    centre: Tensor
     decoder: Tensor
     decoder_bias: Tensor
-    k: int
+    threshold: Tensor | None = None
+    skip: Tensor | None = None
+    k: int | None = None
     error: bool = False
     latents: tuple[int, ...] = ()
     values: tuple[float, ...] = ()
-    radius: float | None = None
+    sources: tuple[str, ...] = ()
+    radius: tuple[float, ...] = ()
 
     def apply(self, x: Float[Tensor, "*rows d"], context: Context) -> Float[Tensor, "*rows d"]:
         if self.error and not self.latents:
             return x
         fit_last(self.decoder_bias, x, self, context)
-        held = self.encoder.to(x.device), self.encoder_bias.to(x.device)
-        decoder, bias = self.decoder.to(x.device), self.decoder_bias.to(x.device)
-        rows = x.reshape(-1, x.shape[-1]).to(decoder.dtype)
-        values, latents = top_k(rows - bias, *held, self.k)
-        base = rows if self.error else combine(values, latents, decoder) + bias
-        new = base + self._change(values, latents, decoder)
-        if self.radius is not None:
-            new = torch.where(inside(rows, bias, self.radius)[:, None], new, rows)
+        rows = x.reshape(-1, x.shape[-1]).to(self.decoder.dtype)
+        parts = self._parts(rows, context)
+        read = torch.cat(parts, dim=-1)
+        encoder, bias, centre, decoder = (
+            each.to(x.device)
+            for each in (self.encoder, self.encoder_bias, self.centre, self.decoder)
+        )
+        threshold = None if self.threshold is None else self.threshold.to(x.device)
+        code = encode(read - centre, encoder, bias, self.k, threshold)
+        new = rows if self.error else self._rebuilt(code, read, decoder)
+        new = new + self._change(code, decoder)
+        if self.radius:
+            new = torch.where(inside(parts, centre, self.radius)[:, None], new, rows)
         return new.to(x.dtype).reshape(x.shape)
 
-    def _change(self, values: Tensor, latents: Tensor, decoder: Tensor) -> Tensor:
+    def _parts(self, rows: Tensor, context: Context) -> list[Tensor]:
+        """What is read: [row, d of the source] for each source."""
+        sources = self.sources or (context.site,)
+        parts = [
+            rows if site == context.site else _as_rows(context.read(site)).to(rows)
+            for site in sources
+        ]
+        width = sum(part.shape[1] for part in parts)
+        if width != len(self.centre) or any(len(part) != len(rows) for part in parts):
+            expected = f"{len(rows)} rows, {len(self.centre)} wide in all, of {', '.join(sources)}"
+            got = ", ".join(str(list(part.shape)) for part in parts)
+            raise EditError(explain(where=f"{context.site}, Splice", expected=expected, got=got))
+        return parts
+
+    def _rebuilt(self, code: Code, read: Tensor, decoder: Tensor) -> Tensor:
+        rebuilt = code.combine(decoder) + self.decoder_bias.to(read.device)
+        return rebuilt if self.skip is None else rebuilt + read @ self.skip.to(read.device)
+
+    def _change(self, code: Code, decoder: Tensor) -> Tensor:
         """(z' − z) W_dec: [row, d]."""
-        chosen = torch.tensor(self.latents, device=values.device, dtype=torch.int64)
-        now = (values[:, :, None] * (latents[:, :, None] == chosen)).sum(dim=1)
-        wanted = torch.tensor(self.values, device=values.device, dtype=values.dtype)
-        return (wanted - now) @ decoder[chosen]
+        chosen = torch.tensor(self.latents, device=decoder.device, dtype=torch.int64)
+        wanted = torch.tensor(self.values, device=decoder.device, dtype=decoder.dtype)
+        return (wanted - code.of(chosen)) @ decoder[chosen]
 
 
-def inside(rows: Float[Tensor, "row d"], centre: Float[Tensor, " d"], radius: float) -> Tensor:
-    """[row] bool: which rows are at most `radius` from `centre`."""
-    return (rows - centre).norm(dim=-1) <= radius
+def inside(parts: list[Tensor], centre: Float[Tensor, " d"], radius: tuple[float, ...]) -> Tensor:
+    """[row] bool: which rows are, at every source, at most its radius from its centre."""
+    centres = centre.split([part.shape[1] for part in parts])
+    near = [
+        (part - middle).norm(dim=-1) <= most
+        for part, middle, most in zip(parts, centres, radius, strict=True)
+    ]
+    return torch.stack(near).all(dim=0)
+
+
+def _as_rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])

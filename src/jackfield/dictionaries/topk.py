@@ -8,8 +8,8 @@
 V is the variance of the first rows. z_aux are the k_aux largest of relu(p) among latents that have
 not fired for `dead_after` rows: what is dead learns from what the others miss, and its gradient
 reaches the encoder too. The part of a gradient that would lengthen a row of W_dec is removed.
-Training is on rows scaled to mean ‖x − b_dec‖² = d; the scale is folded into the biases at the end,
-so codes are in units of the activation.
+Training is on rows scaled to mean ‖x − b_dec‖² = d; the scale is folded into the weights at the
+end, so codes are in units of the activation.
 
 Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", arXiv 2406.04093. Where we
 depart from it, for runs a hundredth as long: each decoder row begins as the direction of a data row
@@ -19,38 +19,26 @@ that makes the first reconstruction best (not 1); the default learning rate is f
 0.43); rows farther from the centre than `reach` times the median are not learned from.
 """
 
-from pathlib import Path
+from jaxtyping import Float
+from torch import Tensor
 
-import torch
-
-from jackfield.core.config import config, setting, to_json
-from jackfield.core.errors import ConfigError, InputError, explain
-from jackfield.core.fitted import Method
-from jackfield.dictionaries.topk_dictionary import TopKDictionary
-from jackfield.dictionaries.topk_learner import TopKLearner
-from jackfield.dictionaries.training import Plan, train
-from jackfield.streams import Stream
+from jackfield.core.config import config, setting
+from jackfield.dictionaries.code import Code, top_code
+from jackfield.dictionaries.objective import Objective, Outcome, Seen, Weights, auxiliary
+from jackfield.dictionaries.sparse_dictionary import SparseDictionary
+from jackfield.dictionaries.sparse_method import SparseMethod, Wiring, check_k, one_site
 
 
 @config
-class TopK(Method):
-    """Config of the TopK sparse autoencoder.
+class TopK(SparseMethod[SparseDictionary]):
+    """Config of the TopK sparse autoencoder; see `SparseMethod` for the settings of the training.
 
     Attributes:
-        latents: size of the dictionary.
         k: latents kept on each row.
-        rows: rows seen in training; the stream is gone through as often as that takes.
-        batch: rows a step.
-        learning_rate: Adam's; 1e-3 / √(latents / 2^14) if not given.
-        warmup, decay: shares of the run in which the rate rises at the start and falls at the end.
         aux: α, the weight of the auxiliary loss; 0 turns it off.
         k_aux: latents in it; the power of two nearest to d / 2 if not given.
-        dead_after: a latent that has not fired for so many rows is dead.
-        normalise: train on rows scaled to mean ‖x − b_dec‖² = d.
-        reach: rows farther from the centre than this many times the median distance are left out
-            of training (sinks that `where=~sinks` let through); None keeps all.
-        seed: of the first weights and the order of rows.
 
+    >>> import torch
     >>> from jackfield.streams import Stream
     >>> stream = Stream.from_tensor(torch.randn(512, 8), site="x")
     >>> sae = TopK(latents=16, k=2, rows=1024, batch=128).fit(stream, progress=False)
@@ -58,64 +46,40 @@ class TopK(Method):
     (torch.Size([3, 16]), torch.Size([16, 8]))
     """
 
-    latents: int = setting(default=2048, ge=1)
     k: int = setting(default=32, ge=1)
-    rows: int = setting(default=500_000, ge=1)
-    batch: int = setting(default=1024, ge=2)
-    learning_rate: float | None = setting(default=None, gt=0)
-    warmup: float = setting(default=0.05, ge=0, le=1)
-    decay: float = setting(default=0.2, ge=0, le=1)
     aux: float = setting(default=1 / 32, ge=0)
     k_aux: int | None = setting(default=None, ge=1)
-    dead_after: int = setting(default=20_000, ge=1)
-    normalise: bool = setting(default=True)
-    reach: float | None = setting(default=10.0, gt=0)
-    seed: int = setting(default=0, ge=0)
 
-    def fit(
-        self,
-        stream: Stream,
-        *,
-        device: str | torch.device | None = None,
-        progress: bool = True,
-        checkpoint: str | Path | None = None,
-        resume: bool = True,
-    ) -> "TopKDictionary":
-        """Trains on a stream of one site, rows [row, d].
-
-        A live stream runs its model anew in every epoch; write it to a store first.
-
-        Args:
-            stream: what to learn from.
-            device: where to train; the rows' own if not given.
-            progress: show a line with rows/s, FVU, dead latents and the time left.
-            checkpoint: a folder, written every minute, at the end and on Ctrl-C.
-            resume: go on from `checkpoint` if it is there, to the same bits as without the stop.
-
-        Raises:
-            ConfigError: k is larger than latents, or the loss is no longer finite.
-            InputError: several sites, rows that are not [row, d] or not finite, fewer than a batch.
-            ArtifactError: the checkpoint is damaged, or of another run.
-        """
-        if self.k > self.latents:
-            expected = f"k <= latents = {self.latents}"
-            raise ConfigError(explain(where="TopK", expected=expected, got=f"k = {self.k}"))
-        site = _one_site(stream)
-        learner = TopKLearner(self, site, device)
-        plan = Plan(
-            f"TopK at {site}", site, self.rows, self.batch, self.seed, {"TopK": to_json(self)}
-        )
-        history = train(
-            learner, stream, plan, progress=progress, checkpoint=checkpoint, resume=resume
-        )
-        return learner.dictionary(history)
+    def wiring(self, sites: tuple[str, ...]) -> Wiring:
+        check_k(self.k, self.latents, where="TopK")
+        site = one_site(sites, where="TopK.fit")
+        return Wiring(site, site, TopKObjective(self.k, self.aux, self.k_aux))
 
 
-def _one_site(stream: Stream) -> str:
-    if len(stream.sites) != 1:
-        got = ", ".join(stream.sites)
-        hint = f"Choose one: stream.select({stream.sites[0]!r})." if stream.sites else None
-        raise InputError(
-            explain(where="TopK.fit", expected="a stream of one site", got=got, hint=hint)
-        )
-    return stream.sites[0]
+class TopKObjective(Objective):
+    """The k largest of each row, and AuxK.
+
+    Args:
+        k, aux, k_aux: as in `TopK`.
+    """
+
+    def __init__(self, k: int, aux: float, k_aux: int | None) -> None:
+        self.k, self.aux, self.k_aux = k, aux, k_aux
+
+    def begin(self, encoder: Float[Tensor, "latent d_in"]) -> Weights:
+        return {}
+
+    def code(self, centred: Float[Tensor, "row d_in"], weights: Weights) -> Code:
+        return top_code(centred, weights["encoder"], weights["encoder_bias"], self.k)
+
+    def loss(self, seen: Seen, weights: Weights) -> Outcome:
+        code = self.code(seen.centred, weights)
+        missed = seen.wanted - code.combine(weights["decoder"])
+        error = missed.square().sum()
+        loss = error / seen.total
+        if self.aux:
+            loss = loss + self.aux * auxiliary(seen, missed, weights, self.k_aux)
+        return Outcome(loss, error, code)
+
+    def rule(self, weights: Weights, noted: dict[str, Tensor]) -> tuple[Weights, int | None]:
+        return {name: weights[name] for name in ("encoder", "encoder_bias")}, self.k

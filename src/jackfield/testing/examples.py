@@ -1,11 +1,25 @@
 """The examples of our own entries, and what is known to fail."""
 
+from typing import Any
+
 import torch
 
 from jackfield.circuits import IOI, ActivationPatching, LogitDifference, PatchGrid
 from jackfield.circuits.ioi import NAMES, OBJECTS, PLACES, TEMPLATES
 from jackfield.core.config import replace
-from jackfield.dictionaries import TopK, TopKDictionary
+from jackfield.dictionaries import (
+    BatchTopK,
+    Crosscoder,
+    CrosscoderDictionary,
+    Gated,
+    JumpReLU,
+    Matryoshka,
+    ReLU,
+    SparseDictionary,
+    TopK,
+    Transcoder,
+)
+from jackfield.dictionaries.sparse_method import SparseMethod
 from jackfield.edits import Edit
 from jackfield.functions import SELU
 from jackfield.lenses import LogitLens
@@ -24,15 +38,66 @@ from jackfield.testing.example import (
 from jackfield.testing.worlds import World, tiny_llama
 
 # (name of the record, name of the check): why. A check that passes after all is a failure too.
-KNOWN_FAILURES: dict[tuple[str, str], str] = {}
+_READS = "the check does not exercise edits that read other sites"
+KNOWN_FAILURES: dict[tuple[str, str], str] = {
+    (name, check): _READS
+    for name in ("transcoder", "crosscoder")
+    for check in (
+        "dtype_is_kept",
+        "edits_leave_their_input_alone",
+        "gradient_flows_through_edits",
+        "non_contiguous_input_is_the_same",
+    )
+}
 
 
-def _fit_topk(method: TopK, world: World) -> TopKDictionary:
+_SMALL: dict[str, Any] = {
+    "latents": 24,
+    "rows": 512,
+    "batch": 64,
+    "dead_after": 200,
+}  # of a sparse dictionary
+_MLP = ("layers.1.mlp_in", "layers.1.mlp_out")
+_LAYERS = ("layers.0.resid_post", "layers.1.resid_post")
+
+
+def _fit_sparse(method: SparseMethod[SparseDictionary], world: World) -> SparseDictionary:
     return method.fit(world.stream(), progress=False)
 
 
-def _topk_identity(method: TopK, world: World) -> list[Edit]:
-    return _fit_topk(method, world).edits("splice_with_error", where="all")
+def _sparse_identity(method: SparseMethod[SparseDictionary], world: World) -> list[Edit]:
+    return _fit_sparse(method, world).edits("splice_with_error", where="all")
+
+
+def _sparse(
+    cls: type[SparseMethod[SparseDictionary]], wrong: dict[str, Any], **settings: Any
+) -> MethodExample:
+    """A sparse autoencoder; `wrong` are settings that contradict each other."""
+    refused = {"two sites": lambda world: cls().fit(world.stream("embed", world.site))}
+    if wrong:
+        refused["settings at odds"] = lambda world: cls(**wrong).fit(world.stream())
+    return MethodExample(
+        make=lambda: cls(**_SMALL, **settings),
+        fit=_fit_sparse,
+        identity=_sparse_identity,
+        refused=refused,
+    )
+
+
+def _fit_transcoder(method: Transcoder, world: World) -> SparseDictionary:
+    return method.fit(world.stream(*_MLP), progress=False)
+
+
+def _transcoder_identity(method: Transcoder, world: World) -> list[Edit]:
+    return _fit_transcoder(method, world).edits("splice_with_error", where="all")
+
+
+def _fit_crosscoder(method: Crosscoder, world: World) -> CrosscoderDictionary:
+    return method.fit(world.stream(*_LAYERS), progress=False)
+
+
+def _crosscoder_identity(method: Crosscoder, world: World) -> list[Edit]:
+    return _fit_crosscoder(method, world).edits("splice_with_error", where="all")
 
 
 def _fit_direction(method: MeanDifference, world: World) -> SteeringVector:
@@ -67,14 +132,30 @@ def _speaker() -> Model:
 
 
 EXAMPLES: dict[str, Example] = {
-    "topk": MethodExample(
-        make=lambda: TopK(latents=24, k=4, rows=512, batch=64, dead_after=200),
-        fit=_fit_topk,
-        identity=_topk_identity,
+    "topk": _sparse(TopK, {"latents": 2, "k": 3}, k=4),
+    "batch-topk": _sparse(BatchTopK, {"latents": 2, "k": 3}, k=4),
+    "sae-matryoshka": _sparse(Matryoshka, {"latents": 8, "k": 3, "widths": (4,)}, k=4),
+    "sae-relu": _sparse(ReLU, {}),
+    "sae-jump-relu": _sparse(JumpReLU, {}),
+    "sae-gated": _sparse(Gated, {}),
+    "transcoder": MethodExample(
+        make=lambda: Transcoder(reads=_MLP[0], writes=_MLP[1], skip=True, k=4, **_SMALL),
+        fit=_fit_transcoder,
+        identity=_transcoder_identity,
         refused={
-            "two sites": lambda world: TopK().fit(world.stream("embed", world.site)),
-            "k > latents": lambda world: TopK(latents=2, k=3).fit(world.stream()),
+            "a stream without the sites": lambda world: Transcoder(
+                reads=_MLP[0], writes=_MLP[1]
+            ).fit(world.stream()),
+            "one site for both": lambda world: Transcoder(reads=world.site, writes=world.site).fit(
+                world.stream()
+            ),
         },
+    ),
+    "crosscoder": MethodExample(
+        make=lambda: Crosscoder(k=4, **_SMALL),
+        fit=_fit_crosscoder,
+        identity=_crosscoder_identity,
+        refused={"one site": lambda world: Crosscoder().fit(world.stream())},
     ),
     "mean-difference": MethodExample(
         make=MeanDifference,
