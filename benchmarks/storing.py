@@ -16,21 +16,22 @@ from benchmarks.timing import paired, table
 from jackfield.streams import Batch, Stream
 
 ROWS, WIDTH = 1_000_000, 576
-TOKENS = 4096
+TOKENS = 12_288
 
 
-def writing(rounds: int = 7) -> str:
-    """Tokens of the default model to disk, beside the forward alone, in the same batches."""
+def writing(rounds: int = 4) -> str:
+    """48 documents of 256 tokens through SmolLM2 to disk, beside the same forwards alone."""
     model = jf.load("smollm2")
-    options = {"max_tokens": TOKENS, "where": "all", "keep_special": True, "pack": True}
-    whole = model.stream(jf.corpus("docs"), ["layers.*.resid_post"], **options)
-    one = model.stream(jf.corpus("docs"), ["layers.29.resid_post"], **options)
-    given = [ids[None].reshape(-1, 256) for ids in _token_batches(one)]
+    documents = _documents(model)
+    options = {"where": "all", "keep_special": True}
+    whole = model.stream(documents, ["layers.*.resid_post"], **options)
+    one = model.stream(documents, ["layers.29.resid_post"], **options)
 
     def forward() -> None:
         with torch.no_grad():
-            for ids in given:
-                model.module.model(input_ids=ids, use_cache=False)
+            for ids in torch.stack(documents).split(8):  # as the stream batches them
+                mask = torch.ones_like(ids)
+                model.module.model(input_ids=ids, attention_mask=mask, use_cache=False)
 
     def written(stream: Stream) -> Callable[[], None]:
         def write() -> None:
@@ -153,10 +154,11 @@ class _Known(Stream):
             yield Batch({"x": self._rows[ids % 100_000]}, ids % 50_000, ids // 256, ids % 256)
 
 
-def _token_batches(stream: Stream) -> list[torch.Tensor]:
-    """The tokens of a packed stream, in rows of the context."""
-    tokens = torch.cat([batch.tokens for batch in stream if batch.tokens is not None])
-    return list(tokens[: len(tokens) // 2048 * 2048].split(2048))
+def _documents(model: jf.Model) -> list[torch.Tensor]:
+    """Documents of 256 tokens each."""
+    text = " ".join(document.text or "" for document in jf.corpus("docs", limit=400))
+    ids = torch.tensor(model.tokenizer(text)["input_ids"][:TOKENS])
+    return list(ids.split(256))
 
 
 def _drain(store: jf.Store) -> None:

@@ -1,12 +1,16 @@
 """Several writers fill one store: nothing twice, nothing lost, whoever is killed or slow."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
 
+import jackfield as jf
 from jackfield.core.errors import ArtifactError, BusyError
 from jackfield.streams import Batch, Store, StoreWriter, Stream
+from jackfield.testing import tiny_llama
 
 ROWS = 300
 
@@ -123,3 +127,40 @@ def test_two_writers_of_one_name_on_an_object_store():
         both()
     batch = Store(place).stream().collect()
     assert torch.equal(batch["x"], values(batch.documents, batch.positions))
+
+
+SCRIPT = """
+import os, sys
+import jackfield as jf
+rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+model = jf.load(sys.argv[1])
+corpus = jf.corpus(sys.argv[2], split="line").part(rank, world)
+model.stream(corpus, ["layers.*.resid_post"]).write(sys.argv[3], resume=True)
+"""
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_write_one_store(tmp_path):
+    words = "the cat saw a small dog near an old harbour and slept".split()
+    texts = [" ".join(words[: 3 + i % 9]) for i in range(50)]
+    model = tiny_llama(texts=[" ".join(words)])
+    model.module.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+    places = [tmp_path / "script.py", tmp_path / "model", tmp_path / "texts.txt", tmp_path / "acts"]
+    subprocess.run([*run, "29517", *map(str, places)], check=True, timeout=120)
+    store = Store(tmp_path / "acts")
+    assert store.finished
+    loaded = jf.load(tmp_path / "model")
+    stream = loaded.stream(jf.corpus(tmp_path / "texts.txt", split="line"), store.sites)
+    found, right = keyed(store.stream().collect()), keyed(stream.collect())
+    assert torch.equal(found.documents, right.documents)
+    assert torch.equal(found.positions, right.positions)
+    for site in right.sites:
+        torch.testing.assert_close(found[site], right[site], atol=1e-5, rtol=1e-5)
+
+
+def keyed(batch):
+    return batch.rows((batch.documents * 1000 + batch.positions).argsort())

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, final
 
 from jackfield.core.artifacts import sync_folder
 
-THREADS = 8  # pieces asked for at once: a disk answers several sooner than one after another
+THREADS = 32  # pieces asked for at once: a disk answers many sooner than one after another
 _FEW = 16  # pieces read by one thread before it is asked whether …
 _WARM = 1e9  # … so many bytes a second come: then they are in memory, and threads only wait in line
 

@@ -18,7 +18,8 @@ from jackfield.streams.store.codecs import BlockCodec, Kind, RowCodec
 from jackfield.streams.store.files import Files, Piece
 from jackfield.streams.store.layout import SiteInfo
 
-_GAP = 4096  # bytes between two rows that are read along rather than jumped over: a page
+_GAP = 32 << 10  # bytes between two rows that are read along rather than jumped over
+_LONGEST = 8 << 20  # bytes of a piece: longer ones are read side by side
 _SLICE = 8192  # rows encoded at once
 
 # safetensors' names of dtypes, from its format description
@@ -254,7 +255,7 @@ def _plan(
     if not size or not len(ids):
         return
     view = raw(out)
-    runs = _runs(ids.numpy(), 1 + _GAP // size)
+    runs = _runs(ids.numpy(), 1 + _GAP // size, max(1, _LONGEST // size))
     for first, last, start, stop, gapless in zip(*vars(runs).values(), strict=True):
         if gapless:
             piece = view[start * size : stop * size]
@@ -265,10 +266,10 @@ def _plan(
         pieces.append(Piece(wanted.file, begin + first * size, piece))
 
 
-def _runs(ids: "np.ndarray[Any, Any]", most: int) -> _Runs:
-    """Cuts sorted ids where more than `most` rows lie from one to the next."""
+def _runs(ids: "np.ndarray[Any, Any]", most: int, longest: int) -> _Runs:
+    """Cuts sorted ids where more than `most` rows lie between two, and every `longest` rows."""
     steps = np.diff(ids)
-    cuts = np.flatnonzero(steps > most) + 1
+    cuts = np.flatnonzero((steps > most) | (np.diff(ids // longest) > 0)) + 1
     starts, stops = np.concatenate([[0], cuts]), np.concatenate([cuts, [len(ids)]])
     uneven = np.concatenate([[0], np.cumsum(steps != 1)])
     gapless = uneven[stops - 1] == uneven[starts]
