@@ -136,29 +136,39 @@ def test_kill_at_random_moments_loses_nothing_committed(tmp_path):
     with child:
         assert child.stdout.readline() == "ready\n"
 
-        def write(path, seconds=None):
+        def write(path, commits=None, seconds=0.0):
+            """Kills the writer so long after its commit of this number, or lets it end."""
             child.stdin.write(f"{path}\n")
             child.stdin.flush()
             pid = int(child.stdout.readline())
-            began = time.monotonic()
-            if seconds is not None:
+            if commits is not None:
+                manifest = path / f"manifest/{commits - 1:06d}.json"
+                while commits and alive(pid) and not manifest.exists():
+                    time.sleep(0.0005)
                 time.sleep(seconds)
                 with contextlib.suppress(ProcessLookupError):  # it was done before its moment
                     os.kill(pid, 9)
             assert child.stdout.readline() == "ended\n"
-            return time.monotonic() - began
 
-        whole = write(tmp_path / "whole")
+        write(tmp_path / "whole")
         assert Store(tmp_path / "whole").rows == ROWS
-        moments = random.Random(0)
-        rows = [killed(write, tmp_path / str(n), whole * moments.random()) for n in range(10)]
+        draw = random.Random(0)
+        rows = [killed(write, tmp_path / str(n), n % 10, draw.random() * 0.01) for n in range(12)]
         child.stdin.close()
     assert any(0 < count < ROWS for count in rows), rows  # some were killed in mid-writing
 
 
-def killed(write, path, seconds):
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def killed(write, path, commits, seconds):
     """Kills a writer, checks what is there, and finishes it; returns the rows that were there."""
-    write(path, seconds)
+    write(path, commits, seconds)
     there = 0
     if (path / "meta.json").exists():
         store = Store(path)

@@ -52,7 +52,6 @@ class Committer:
         through: documents below this id are all in, if it counts by documents.
         done: whether it has said that there is nothing more to come.
         nonfinite: rows of this run with NaN or Inf, counted a site.
-        bytes: written in this run.
     """
 
     def __init__(self, files: Files, meta: Meta, writer: str) -> None:
@@ -60,7 +59,7 @@ class Committer:
         own = [commit for commit in commits if commit.writer == writer]
         self.rows = sum(commit.rows for commit in own)
         self.done = any(commit.last for commit in own)
-        self.nonfinite = self.bytes = 0
+        self.nonfinite = 0
         self.documents = Numbers()
         self.through = max((commit.through or 0 for commit in own), default=0)
         for group in (group for commit in own for group in commit.groups):
@@ -104,7 +103,6 @@ class Committer:
         self.rows += commit.rows
         self.done = commit.last
         self.through = commit.through if commit.through is not None else self.through
-        self.bytes += sum(entry["bytes"] for entry in commit.entries)
         for group in commit.groups:
             self.nonfinite += sum(shard["nonfinite"] for shard in group.shards.values())
 

@@ -295,7 +295,7 @@ class Store:
         ids = torch.as_tensor(ids, dtype=torch.int64).reshape(-1)
         wrong = (ids < 0) | (ids >= self.rows)
         if wrong.any():
-            expected = f"row ids from 0 to {self.rows - 1}"
+            expected = f"row ids from 0 to {self.rows - 1}" if self.rows else "a store with rows"
             got = str(int(ids[wrong][0]))
             raise InputError(explain(where=f"store {self.path}", expected=expected, got=got))
         return ids

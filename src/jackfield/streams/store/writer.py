@@ -137,9 +137,10 @@ class StoreWriter(Sink[Store]):
         return self._committer is not None and self._committer.done
 
     @property
-    def bytes(self) -> int:
-        """Bytes committed by this writer object."""
-        return self._committer.bytes if self._committer is not None else 0
+    def row_bytes(self) -> int:
+        """Bytes of a row of all sites on disk, once the first one has come."""
+        infos = self._committer.meta.sites.values() if self._committer is not None else ()
+        return sum(row_bytes(info) for info in infos)
 
     def fed_from(self, row: int) -> None:
         """Says that the first batch to come begins at this row; 0 unless it is said."""

@@ -21,13 +21,12 @@ def write(stream: Stream, path: str | Path | Files, *, progress: bool, **options
         writer.fed_from(first)
         label = "writing" if not first else f"writing, from row {first:,}"
         left = None if stream.rows is None else stream.rows - first
-        begun = monotonic()
-        seen = 0
+        begun, seen = monotonic(), 0
         with Progress(label, total=left, unit="rows", enabled=progress) as shown:
             for batch in stream.batches(first):
                 writer.update(batch)
                 seen += len(batch)
-                rate = writer.bytes / 1e6 / max(monotonic() - begun, 1e-9)
+                rate = seen * writer.row_bytes / 1e6 / max(monotonic() - begun, 1e-9)
                 shown.update(len(batch), **{"MB/s": rate})
         if not seen and not first:
             raise InputError(explain(where=repr(stream), expected="rows", got="an empty stream"))
