@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import generating, reading, starting
+from benchmarks import generating, learning, reading, sparse_kernels, starting, storing
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PARTS = {
@@ -17,6 +17,14 @@ PARTS = {
     "Reading only one layer": reading.one_layer,
     "Overhead a site (200 modules that do nothing)": reading.each_site,
     "Steered generation (SmolLM2, 40 new tokens)": generating.steered,
+    "Writing SmolLM2's residual streams to a store": storing.writing,
+    "Writing beside SAELens' CacheActivationsRunner": storing.beside_saelens,
+    "Reading a store, shuffled": storing.streaming,
+    "Random rows of a store": storing.gathering,
+    "Memory of writing and reading a store": storing.memory,
+    "A training step of TopK beside the peers": learning.step,
+    "TopK's loss and gradients, sparse codes": sparse_kernels.step,
+    "Sparse products": sparse_kernels.parts,
     "Import": starting.importing,
     "Second load of the default model": starting.loading,
 }
@@ -39,7 +47,8 @@ def _asked(title: str) -> bool:
 
 
 def _head() -> str:
-    packages = ("torch", "transformers", "nnsight", "transformer-lens", "jackfield")
+    packages = ("torch", "transformers", "nnsight", "transformer-lens", "sae-lens", "jackfield")
+    packages += ("dictionary-learning", "eai-sparsify")
     versions = ", ".join(f"{name} {_version(name)}" for name in packages)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return (

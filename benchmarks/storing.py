@@ -1,5 +1,6 @@
 """Storing: writing beside the bare forward, reading beside the disk and memory, peak memory."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -46,6 +47,50 @@ def writing(rounds: int = 4) -> str:
         "30 sites written": written(whole),
     }
     return table(paired(candidates, rounds=rounds), "ms")
+
+
+def beside_saelens(rounds: int = 3) -> str:
+    """16 documents of 256 tokens, the last resid_post in float32, each from an open model."""
+    if importlib.util.find_spec("sae_lens") is None:
+        return "SAELens is not installed."
+    from datasets import Dataset
+    from sae_lens import CacheActivationsRunner, CacheActivationsRunnerConfig
+
+    model = jf.load("smollm2")
+    documents = _documents(model)[:16]
+    site = "layers.29.resid_post"
+    stream = model.stream(documents, [site], where="all", keep_special=True)
+    folder = Path(tempfile.mkdtemp())
+    model.module.save_pretrained(folder / "model")
+    model.tokenizer.save_pretrained(folder / "model")
+    given = Dataset.from_dict({"input_ids": [ids.tolist() for ids in documents]})
+    number = iter(range(100))
+
+    def made() -> CacheActivationsRunner:
+        config = CacheActivationsRunnerConfig(
+            dataset_path="documents",
+            model_name=str(folder / "model"),
+            model_class_name="AutoModelForCausalLM",
+            model_batch_size=8,
+            hook_name="model.layers.29",
+            d_in=model.d_model,
+            training_tokens=16 * 256,
+            context_size=256,
+            new_cached_activations_path=str(folder / f"acts{next(number)}"),
+            shuffle=False,
+            buffer_size_gb=16 * 256 * model.d_model * 4 / 1e9,  # one buffer: all the tokens
+            device="cpu",
+            prepend_bos=False,
+            streaming=False,
+        )
+        return CacheActivationsRunner(config, override_dataset=given)
+
+    runners = [made() for _ in range(rounds + 1)]  # made beforehand: making one loads the model
+    candidates: dict[str, Callable[[], object]] = {
+        "jackfield": lambda: stream.write(folder / f"ours{next(number)}"),
+        "SAELens": lambda: runners.pop().run(),
+    }
+    return table(paired(candidates, rounds=rounds))
 
 
 def streaming() -> str:

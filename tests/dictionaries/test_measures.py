@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from jackfield.core.errors import InputError, SiteError
-from jackfield.dictionaries import SparseDictionary, fvu
+from jackfield.dictionaries import SparseDictionary, coherence, fvu
 from jackfield.streams import Stream
 
 D, LATENTS = 8, 20
@@ -72,3 +72,42 @@ def test_quality_refuses_nan_and_strange_sites(sae, x):
 def test_quality_of_nothing_inside_is_an_error(sae):
     with pytest.raises(InputError, match="rows"):
         sae.measure(Stream.from_tensor(torch.full((3, D), 1e6)))
+
+
+def test_cosine_and_relative_bias_are_those_of_the_whole_array(sae, x):
+    x = x.float()
+    x_hat = sae.decode(sae.encode(x)).double()
+    for batch in (300, 77):
+        quality = sae.measure(Stream.from_tensor(x, batch=batch))
+        whole = torch.cosine_similarity(x_hat, x.double(), dim=1).mean()
+        assert quality.cosine == pytest.approx(float(whole), rel=1e-6)
+        bias = x_hat.square().sum() / (x_hat * x.double()).sum()
+        assert quality.relative_bias == pytest.approx(float(bias), rel=1e-6)
+
+
+@pytest.mark.parametrize("shrunk", [1.0, 0.5])
+def test_a_reconstruction_that_is_shrunk_has_that_bias_and_the_cosine_1(shrunk):
+    eye = torch.eye(4)
+    weights = {
+        "encoder": shrunk * torch.cat([eye, -eye]),
+        "encoder_bias": torch.zeros(8),
+        "decoder": torch.cat([eye, -eye]),
+        "decoder_bias": torch.zeros(4),
+        "centre": torch.zeros(4),
+        "density": torch.zeros(8),
+        "threshold": torch.zeros(8),
+    }
+    half = SparseDictionary("ReLU", {}, weights, site="x", history=[])
+    quality = half.measure(Stream.from_tensor(torch.randn(50, 4)))
+    assert quality.relative_bias == pytest.approx(shrunk, rel=1e-6)
+    assert quality.cosine == pytest.approx(1, abs=1e-6)
+    assert quality.fvu == pytest.approx((1 - shrunk) ** 2, rel=0.1, abs=1e-9)
+
+
+def test_coherence_is_the_largest_cosine_with_another(monkeypatch):
+    x = torch.randn(30, 6)
+    cosines = (F.normalize(x) @ F.normalize(x).T).abs() - 2 * torch.eye(30)
+    for size in (1024, 7):
+        monkeypatch.setattr("jackfield.dictionaries.measures._AT_ONCE", size)
+        torch.testing.assert_close(coherence(x), cosines.amax(dim=1))
+    assert coherence(torch.eye(5)).max() == 0

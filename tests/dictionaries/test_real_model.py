@@ -56,6 +56,7 @@ def test_features_are_shown_with_their_texts(smollm2, sae, stream):
     latents = index.interesting(3)
     assert len(latents) == 3
     report = index.show(latents[0])
-    assert [block.kind for block in report.blocks] == ["tokens", "histogram", "bars", "table"]
-    effects = report.blocks[2]
+    kinds = ["tokens", "tokens", "columns", "columns", "bars", "columns"]
+    assert [block.kind for block in report.blocks] == kinds
+    effects = report.blocks[4]
     assert max(effects.values) > 0.1, "percentage points"

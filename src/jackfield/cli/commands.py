@@ -3,13 +3,14 @@
 Exit codes: 0 done, 1 a check failed (`doctor`), 2 something given was wrong, 130 stopped by Ctrl-C.
 """
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from jackfield.cli import show, store_commands
+from jackfield.cli import fit_commands, show, store_commands
 from jackfield.core.errors import JackfieldError
 
 _ERROR, _STOPPED = 2, 130
@@ -22,6 +23,8 @@ app = App(
 )
 
 app.command(store_commands.app)
+app.command(fit_commands.fit)
+app.command(fit_commands.features)
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for programs.")]
 
@@ -264,6 +267,8 @@ def generate(
 
 def main() -> None:
     """Runs the command line; the entry point of `jackfield`."""
+    # A machine that shuts down, or a queue whose time is up, asks as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(result_action="return_value", exit_on_error=False, print_error=True)
     except JackfieldError as error:

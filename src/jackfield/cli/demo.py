@@ -123,9 +123,15 @@ class Demo:
     def _features(self, model: "jf.Model", site: str) -> Report:
         store = jf.Store(self.out / f"acts-{self.rows}")
         dictionary = jf.dictionaries.Dictionary.load(self.out / "autoencoder")
-        index = jf.dictionaries.index_features(dictionary, store.stream(site), model=model)
+        index = jf.dictionaries.index_features(
+            dictionary, store.stream(site), model, texts=store.documents, progress=True
+        )
         shown = [index.show(latent) for latent in index.interesting(6)]
-        return Report("Features", shown)
+        pages = self.out / "features"
+        shutil.rmtree(pages, ignore_errors=True)
+        index.pages(pages, progress=True)
+        summary = f"All {self.latents:,} are in {pages.name}/index.html, with a field to search."
+        return Report("Features", shown, summary=summary)
 
     def _patch(self, model: "jf.Model") -> Report:
         grid = jf.circuits.patch(
@@ -202,13 +208,21 @@ sae.report()""",
     ),
     _told(
         "What the features stand for",
-        "Six features, chosen by a rule and not by hand: the texts on which each fires most.",
-        "The stronger a token's colour, the more the feature fires there. The histogram shows how "
-        "strongly it fires when it does. The bars are what silencing it does to the next token. "
-        "Nobody named these features: what they mean is for the reader to judge.",
+        "Six features, chosen by a rule and not by hand: the texts on which each fires most, and "
+        "texts on which it fires as it usually does.",
+        "The stronger a token's colour, the more the feature fires there. A feature that stands "
+        "for one thing does so in the usual texts too, not only in the strongest. The histogram "
+        "shows how strongly it fires when it does. **Promoted** and **suppressed** tokens follow "
+        "from its direction alone; the bars in percentage points are what silencing it does in "
+        "these texts. The tables name the features, neurons and heads most like it. The title is "
+        "made from its commonest words and, after →, what it promotes: what a feature means is "
+        "for the reader to judge.",
         """\
-index = jf.dictionaries.index_features(sae, store.stream("layers.15.resid_post"), model=model)
-index.show(index.interesting(1)[0])""",
+index = jf.dictionaries.index_features(
+    sae, store.stream("layers.15.resid_post"), model, texts=store.documents
+)
+index.show(index.interesting(1)[0])
+index.pages("features")""",
     ),
     _told(
         "Where the name travels",

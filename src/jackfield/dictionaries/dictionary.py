@@ -31,7 +31,10 @@ CODES = "codes"  # the site of a stream of codes
 
 
 class Dictionary(Fitted):
-    """A learned dictionary of the activations at one site. Codes are never negative."""
+    """A learned dictionary of the activations at one site.
+
+    A latent fires on a row where its code is not 0. Codes are never negative, unless `signed`.
+    """
 
     @property
     @abstractmethod
@@ -42,6 +45,13 @@ class Dictionary(Fitted):
     @abstractmethod
     def sources(self) -> tuple[str, ...]:
         """The sites that `encode` reads, side by side; of an autoencoder `site` alone."""
+
+    @property
+    @abstractmethod
+    def signed(self) -> bool:
+        """Whether codes can be negative, as those of PCA: a direction then has two ends, and which
+        of them is called positive means nothing.
+        """  # noqa: D205
 
     @property
     @abstractmethod

@@ -25,11 +25,13 @@ from jackfield.core.errors import InputError, explain
 from jackfield.dictionaries.dictionary import Dictionary
 from jackfield.edits import Edit
 from jackfield.model.inputs import pad
+from jackfield.model.readers import linear_readers, matrix
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
 
-_RESIDUAL = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+RESIDUAL = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+_AT_ONCE = 256  # directions whose logits are in memory together
 
 
 def effect_by_ablation(
@@ -61,14 +63,61 @@ def direct_effect(dictionary: Dictionary, latent: int, model: "Model") -> Float[
     """What a latent's direction alone adds to the logits, up to a positive factor.
 
     Raises:
-        InputError: the site is not a part of the residual stream.
+        InputError: the site is not a part of the residual stream, nor one that writes to it.
     """
-    if dictionary.site.rpartition(".")[2] not in _RESIDUAL:
-        expected = f"a site in the residual stream ({', '.join(_RESIDUAL)})"
-        raise InputError(explain(where="direct effect", expected=expected, got=dictionary.site))
-    direction = dictionary.directions[latent]
-    pair = torch.stack([direction * len(direction) ** 0.5, torch.zeros_like(direction)])
+    return direct_effects(dictionary.directions[latent][None], dictionary.site, model)[0]
+
+
+def direct_effects(
+    directions: Float[Tensor, "latent d"], site: str, model: "Model"
+) -> Float[Tensor, "latent vocab"]:
+    """What each direction alone adds to the logits; in memory for all of them.
+
+    Raises:
+        InputError: as `direct_effect`.
+    """
+    rows = to_residual(directions, site, model)
+    rows = torch.cat([rows * rows.shape[1] ** 0.5, torch.zeros_like(rows[:1])])
     with torch.no_grad():
-        there, nothing = model.unembed(pair.to(model.device, model.dtype)).float().cpu()
-    effect = there - nothing
-    return effect - effect.mean()
+        logits = model.unembed(rows.to(model.device, model.dtype)).float().cpu()
+    effects = logits[:-1] - logits[-1]
+    return effects - effects.mean(dim=1, keepdim=True)
+
+
+def strongest_tokens(
+    directions: Float[Tensor, "latent d"], site: str, model: "Model", n: int
+) -> dict[str, Tensor]:
+    """The tokens that each direction promotes and suppresses most.
+
+    Returns:
+        promoted, promoted_by, suppressed and suppressed_by, each [latent, n], strongest first.
+    """
+    found = [_ends(direct_effects(part, site, model), n) for part in directions.split(_AT_ONCE)]
+    names = ("promoted", "promoted_by", "suppressed", "suppressed_by")
+    return {
+        name: torch.cat(parts) for name, parts in zip(names, zip(*found, strict=True), strict=True)
+    }
+
+
+def to_residual(
+    directions: Float[Tensor, "latent d_in"], site: str, model: "Model"
+) -> Float[Tensor, "latent d"]:
+    """Directions as they stand in the residual stream; those of z go through the output projection.
+
+    Raises:
+        InputError: the site is neither a part of the residual stream nor z.
+    """
+    role = site.rpartition(".")[2]
+    if role == "z":
+        (module,) = linear_readers(model, site).values()
+        return directions @ matrix(module).T.to(directions)
+    if role not in RESIDUAL:
+        expected = f"a site in the residual stream ({', '.join(RESIDUAL)}), or z"
+        raise InputError(explain(where="direct effect", expected=expected, got=site))
+    return directions
+
+
+def _ends(effects: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = min(n, effects.shape[1])
+    high, low = effects.topk(n, dim=1), effects.topk(n, dim=1, largest=False)
+    return high.indices, high.values, low.indices, low.values

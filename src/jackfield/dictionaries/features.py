@@ -1,37 +1,43 @@
 """The feature index: what each latent of a dictionary fires on, how strongly, and what it does.
 
-    index = index_features(sae, store.stream("layers.15.resid_post"), model)
+    index = index_features(sae, store.stream("layers.15.resid_post"), model, texts=store.documents)
     index.show(index.interesting(1)[0])
+    index.save("index"), index.pages("pages")
 
-Two passes over the stream. The first keeps, for every latent, its largest activations (one a
-document) and the histogram of all. The second reads the tokens around those, and how the latent
-fires on them. What is kept does not grow with the stream.
+One pass over the stream writes what fires to disk (`firings.py`); the rest is read from there. An
+index is a folder of safetensors and JSON, and memory holds only what is looked at.
 """
 
-import math
+import shutil
+import weakref
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from jackfield.core.errors import InputError, explain
-from jackfield.dictionaries.dictionary import CODES, Dictionary
+from jackfield.dictionaries.dictionary import Dictionary
 from jackfield.dictionaries.effects import direct_effect, effect_by_ablation
-from jackfield.dictionaries.windows import Token, Windows
-from jackfield.reports import Bars, Block, Report, Table, Tokens
-from jackfield.reports import Histogram as HistogramBlock
-from jackfield.streams import Histogram, Stream, TopExamples, TopRows
+from jackfield.dictionaries.excerpts import Excerpt, excerpt
+from jackfield.dictionaries.feature_statistics import POSITION_BINS, position_bins, statistics
+from jackfield.dictionaries.firings import Documents, Firings, Record
+from jackfield.dictionaries.index_folder import empty_folder, read_note, write_note
+from jackfield.dictionaries.labels import label_of
+from jackfield.dictionaries.mapped import mapped, store
+from jackfield.dictionaries.relations import made_and_moved, names_for, nearest_latents
+from jackfield.reports import Bars, Report
+from jackfield.streams import Stream, TopRows
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
 
 _COMMON, _RARE = 0.03, 0.001  # densities between which a feature is likely to mean one thing
-_UP, _DOWN = 8, 4  # tokens shown that a latent makes more likely, and less
 
 
 def index_features(
@@ -39,74 +45,147 @@ def index_features(
     stream: Stream,
     model: "Model | None" = None,
     *,
+    texts: Documents | None = None,
+    folder: str | Path | None = None,
     examples: int = 8,
+    quantiles: Sequence[float] = (0.9, 0.75, 0.5, 0.25, 0.1),
     before: int = 20,
     after: int = 8,
     bins: int = 32,
     progress: bool = False,
 ) -> "FeatureIndex":
-    """Builds the index, in two passes over the stream.
+    """Builds the index, in one pass over the stream.
 
     Args:
         dictionary: whose latents.
-        stream: rows of the dictionary's site, with documents, positions and tokens. A live stream
-            runs its model twice; write it to a store first.
-        model: gives the text of tokens, and the effects; without it tokens are ids.
-        examples: texts for each latent, from different documents.
+        stream: rows of the dictionary's site, with documents, positions and tokens.
+        model: gives the text of tokens where the stream has no texts, and what latents promote.
+        texts: documents by id, for a stream that does not bring them: `store.documents`.
+        folder: a new or empty folder to build it in, so that it stays; by default a temporary one
+            that goes with the index.
+        examples: texts for each latent where it fires most, from different documents.
+        quantiles: shares; a text for each where it fires so strongly (0.5: as half of the time).
         before: tokens shown before the one that a text was chosen for.
         after: tokens shown after it.
-        bins: of the histograms, at least 4.
-        progress: show a line for each pass.
+        bins: of the histograms.
+        progress: show a line for the pass.
 
     Raises:
         SiteError: the stream does not have the dictionary's site.
-        InputError: rows that are not finite or of another width.
+        InputError: rows that are not finite or of another width, a share outside 0..1.
+        ArtifactError: the folder is not empty.
     """
-    codes = dictionary.codes(stream)
-    top, histogram = codes.into(
-        TopExamples(CODES, k=examples, above=0.0),
-        Histogram(CODES, bins=bins, above=0.0),
-        progress=progress,
-    )
-    windows = codes.into(Windows(CODES, top, before=before, after=after), progress=progress)
-    return FeatureIndex(dictionary, top, histogram, windows, model)
+    wrong = [share for share in quantiles if not 0 <= share <= 1]
+    if wrong or examples < 1 or bins < 1:
+        expected, got = "at least 1 example and bin, quantiles in 0..1", str(wrong or "less")
+        raise InputError(explain(where="index_features", expected=expected, got=got))
+    place = empty_folder(folder)
+    try:
+        record = Record(dictionary, place, texts=texts, model=model)
+        with closing(record):
+            firings = stream.into(record, progress=progress)
+        found = statistics(firings, examples=examples, quantiles=quantiles, bins=bins)
+        found |= nearest_latents(dictionary.directions) | made_and_moved(dictionary, model)
+        store(place / "features.safetensors", found)
+        dictionary.save(place / "dictionary")
+        asked = {"quantiles": list(quantiles), "before": before, "after": after}
+        write_note(place, asked | names_for(model, found))
+        index = FeatureIndex(place, model)
+    except BaseException:
+        shutil.rmtree(place)
+        raise
+    if folder is None:
+        weakref.finalize(index, shutil.rmtree, place, ignore_errors=True)
+    return index
 
 
-@dataclass(frozen=True, eq=False)
 class FeatureIndex:
     """What the latents of a dictionary do; made by `index_features`.
 
     Attributes:
+        folder: where it is.
         dictionary: the one indexed.
-        top: the rows that each latent is largest on.
-        histogram: of each latent's activations above zero.
-        windows: tokens and activations around the top rows.
         model: the model that was read, if given.
+        firings: which latents fire on which rows.
+        data: [latent, ...] statistics by name, as `feature_statistics.py` has them.
     """
 
-    dictionary: Dictionary
-    top: TopRows
-    histogram: Histogram
-    windows: Windows
-    model: "Model | None" = None
+    def __init__(self, folder: Path, model: "Model | None" = None) -> None:
+        self.folder, self.model = folder, model
+        self._note, self._labels = read_note(folder), dict[int, str]()
+        self.dictionary = Dictionary.load(folder / "dictionary")
+        self.firings = Firings(folder)
+        self.data = mapped(folder / "features.safetensors")
+
+    @classmethod
+    def load(cls, path: str | Path, model: "Model | None" = None) -> "FeatureIndex":
+        """Opens what `save` wrote; a feature is read when it is looked at.
+
+        Args:
+            path: the folder.
+            model: for the effects by ablation; all else is in the folder.
+
+        Raises:
+            ArtifactError: it is not an index, or damaged, or of a newer format.
+        """
+        return cls(Path(path), model)
+
+    def save(self, path: str | Path) -> Path:
+        """Copies the index to a new or empty folder.
+
+        Raises:
+            ArtifactError: the folder is not empty.
+        """
+        path = empty_folder(path)
+        shutil.copytree(self.folder, path, dirs_exist_ok=True)
+        write_note(path, self._note)
+        return path
 
     @property
     def density(self) -> Float[Tensor, " latent"]:
         """[latent], the share of rows on which each fires."""
-        return self.histogram.density
+        return self.data["counts"].double() / len(self.firings)
 
     @property
     def strongest(self) -> Float[Tensor, " latent"]:
         """[latent], each one's largest activation; 0 if it never fired."""
-        return self.top.values[:, 0].clamp_min(0)
+        return self.data["largest"]
+
+    @property
+    def quantiles(self) -> list[float]:
+        """The shares that there are typical texts for."""
+        return list(self._note["quantiles"])
+
+    @property
+    def head_share(self) -> float:
+        """The share of a random direction that a head can write."""
+        return float(self._note["head_share"])
+
+    @cached_property
+    def position_rows(self) -> Int[Tensor, " bin"]:
+        """[bin], how many rows there are in each bin of positions (0, 1, 2–3, 4–7, …)."""
+        bins = position_bins(self.firings.rows["positions"])
+        return torch.bincount(bins, minlength=POSITION_BINS)
+
+    @cached_property
+    def top(self) -> TopRows:
+        """The rows that each latent is largest on, one a document."""
+        rows = self.data["top_rows"].clone()
+        kept = {
+            name: self.firings.rows[name][rows.clamp_min(0)].where(rows >= 0, -1)
+            for name in ("documents", "positions", "tokens")
+        }
+        tokens = kept["tokens"] if bool((kept["tokens"] >= 0).any()) else None
+        values = self.data["top_values"].clone()
+        return TopRows(values, rows, kept["documents"], kept["positions"], tokens)
 
     @cached_property
     def peakedness(self) -> Float[Tensor, " latent"]:
         """[latent], the least of its examples' activations over its mean where it fires; 0 if it
         has fewer examples than were asked for. Large: silent or faint, except where it is meant.
         """  # noqa: D205
-        mean = torch.tensor([self._mean(latent) for latent in range(self.dictionary.latents)])
-        return self.top.values[:, -1].clamp_min(0) / mean
+        mean = self.data["sums"] / self.data["counts"]
+        return self.data["top_values"][:, -1].clamp_min(0) / mean
 
     def interesting(self, n: int) -> list[int]:
         """`n` latents worth a look, always the same ones.
@@ -123,18 +202,66 @@ class FeatureIndex:
         ranked.sort(key=lambda latent: not self._shares_a_meaning(latent))  # stable
         chosen: dict[str, int] = {}
         for latent in ranked:
-            chosen.setdefault(self._commonest(latent), latent)
+            chosen.setdefault(Counter(self.words(latent)).most_common(1)[0][0], latent)
             if len(chosen) == n:
                 break
         return list(chosen.values())
 
     def nearest(self, latent: int, n: int = 5) -> list[tuple[int, float]]:
-        """The latents whose directions have the largest cosine with this one's."""
-        directions = self.dictionary.directions
-        cosines = directions @ directions[self._checked(latent)]
-        cosines[latent] = -math.inf
-        best = cosines.topk(min(n, len(cosines) - 1))
-        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        """The latents whose directions have the largest cosine with this one's; at most 8."""
+        near, cosines = (self.data[name][self.checked(latent)] for name in ("nearest", "cosines"))
+        return list(zip(near[:n].tolist(), cosines[:n].tolist(), strict=True))
+
+    def words(self, latent: int) -> list[str]:
+        """What it fires on most, in lower case without spaces, a word an example."""
+        rows = self.data["top_rows"][latent]
+        return [word.strip().lower() for word in self.firings.says(rows[rows >= 0])]
+
+    def excerpts(self, latent: int, *, typical: bool = False) -> list[Excerpt]:
+        """Its texts with its activation on each token: the strongest, or those at the quantiles."""
+        rows = self.data["quantile_rows" if typical else "top_rows"][self.checked(latent)]
+        before, after = self._note["before"], self._note["after"]
+        fires = self.firings.of(latent)
+        return [
+            excerpt(self.firings, row, fires, before, after) for row in rows[rows >= 0].tolist()
+        ]
+
+    def tokens(self, latent: int, which: str = "promoted") -> list[tuple[str, float]]:
+        """The tokens that its direction promotes ("suppressed": suppresses) by the direct path.
+
+        What the logits change by, up to a factor, minus the mean over the vocabulary. Empty if the
+        index was made without a model, or the site does not write to the residual stream.
+        """
+        if which not in self.data:
+            return []
+        ids, by = self.data[which][self.checked(latent)], self.data[f"{which}_by"][latent]
+        strings = [self._note["vocabulary"][str(i)] for i in ids.tolist()]
+        return list(zip(strings, by.tolist(), strict=True))
+
+    def label(self, latent: int) -> str:
+        """A few words for it: what `explain` was told, else what it fires on and promotes."""
+        if self.checked(latent) not in self._labels:
+            told = self._note["labels"].get(str(latent))
+            self._labels[latent] = label_of(self, latent) if told is None else str(told)
+        return self._labels[latent]
+
+    def explain(
+        self, explainer: Callable[[list[str]], str], latents: Iterable[int] | None = None
+    ) -> dict[int, str]:
+        """Has something of your choice name latents, and keeps what it says as their labels.
+
+        Args:
+            explainer: given a latent's texts, the strongest first, with the token that each was
+                chosen for in « »; gives a label. A language model, or a person.
+            latents: which; by default all that fire.
+        """
+        chosen = self.data["counts"].nonzero().flatten().tolist() if latents is None else latents
+        told = {}
+        for latent in chosen:
+            texts = [*self.excerpts(latent), *self.excerpts(latent, typical=True)]
+            told[latent] = str(explainer([str(text) for text in texts]))
+            self._note["labels"][str(latent)] = self._labels[latent] = told[latent]
+        return told
 
     def effects(self, latent: int) -> Bars:
         """Next tokens that the latent makes more and less likely in its texts, by ablation.
@@ -142,13 +269,15 @@ class FeatureIndex:
         Raises:
             InputError: there is no model, or the latent never fired on a token.
         """
-        model, texts = self._model(), self._texts_to_peaks(latent)
+        from jackfield.dictionaries.feature_report import effect_bars
+
+        model, texts = self._model(), self.texts_to_peaks(latent)
         if not texts:
             where, expected = f"latent {latent}", "texts that it fires on"
             raise InputError(explain(where=where, expected=expected, got="none"))
         percent = 100 * effect_by_ablation(self.dictionary, latent, model, texts)
         caption = "What it adds to the chance of the next token in these texts (by silencing it)."
-        return _bars(percent, model, "percentage points", caption)
+        return effect_bars(percent, model, "percentage points", caption)
 
     def promoted(self, latent: int) -> Bars:
         """Output tokens that the direction promotes and suppresses by the direct path alone.
@@ -156,30 +285,65 @@ class FeatureIndex:
         Raises:
             InputError: there is no model, or the site is not in its residual stream.
         """
-        effect = direct_effect(self.dictionary, self._checked(latent), self._model())
-        caption = "What its direction adds to the logits by the direct path."
-        return _bars(effect, self._model(), "logit", caption)
+        from jackfield.dictionaries.feature_report import effect_bars
 
-    def show(self, latent: int) -> Report:
-        """One latent: its texts with the tokens highlighted, histogram, effects, neighbours.
+        effect = direct_effect(self.dictionary, self.checked(latent), self._model())
+        caption = "What its direction adds to the logits by the direct path."
+        return effect_bars(effect, self._model(), "logit", caption)
+
+    def show(self, latent: int, *, effects: bool = True) -> Report:
+        """One latent: texts, histogram, promoted and suppressed tokens, neighbours, what writes it.
+
+        Args:
+            latent: which.
+            effects: run the model to see what silencing it does, if there is a model.
 
         Raises:
             InputError: there is no such latent.
         """
-        blocks: list[Block] = []
-        if self.top.counts[self._checked(latent)]:
-            blocks += [self._texts(latent), self._histogram(latent)]
-            if self.model is not None and self._texts_to_peaks(latent):
-                blocks.append(self.effects(latent))
-        near = Table(["nearest latent", "cosine"], self.nearest(latent), formats={"cosine": ".2f"})
-        return Report(f"Feature {latent}", [*blocks, near], summary=self._summary(latent))
+        from jackfield.dictionaries.feature_report import report
 
-    def _checked(self, latent: int) -> int:
+        return report(self, self.checked(latent), effects=effects)
+
+    def pages(self, folder: str | Path, *, progress: bool = False) -> Path:
+        """Writes HTML pages of all features: a list to search, and pages that it leads to.
+
+        Args:
+            folder: new or empty.
+            progress: show a line.
+
+        Returns:
+            The list, `index.html`.
+
+        Raises:
+            ArtifactError: the folder is not empty.
+        """
+        from jackfield.dictionaries.feature_pages import write_pages
+
+        return write_pages(self, empty_folder(folder), progress=progress)
+
+    def checked(self, latent: int) -> int:
+        """The latent.
+
+        Raises:
+            InputError: there is none of that number.
+        """
         if not 0 <= latent < self.dictionary.latents:
             where = f"feature index at {self.dictionary.site}"
             expected = f"a latent from 0 to {self.dictionary.latents - 1}"
             raise InputError(explain(where=where, expected=expected, got=str(latent)))
         return latent
+
+    def texts_to_peaks(self, latent: int) -> list[list[int]]:
+        """The token ids of each of its strongest texts up to the one it was chosen for."""
+        texts = []
+        for text in self.excerpts(latent):
+            rows = torch.tensor(
+                [token.row for token in text.tokens[: text.peak + 1] if token.row >= 0]
+            )
+            ids = self.firings.rows["tokens"][rows]
+            texts.append(ids[ids >= 0].tolist())
+        return [text for text in texts if text]
 
     def _model(self) -> "Model":
         if self.model is None:
@@ -187,95 +351,11 @@ class FeatureIndex:
             raise InputError(explain(where=where, expected=expected, got="none"))
         return self.model
 
-    def _mean(self, latent: int) -> float:
-        """The mean activation where the latent fires, from its histogram; NaN if it never does."""
-        counts, edges = self.histogram.counts[latent], self.histogram.edges(latent)
-        return float((counts * (edges[1:] + edges[:-1]) / 2).sum() / counts.sum())
-
-    @cached_property
-    def _words(self) -> list[list[str]]:
-        """[latent] of [example] the token it fires on, in lower case without spaces."""
-        if self.top.tokens is None:
-            return [[""] * int(count) for count in self.top.counts]
-        ids = self.top.tokens.unique().clamp_min(0).tolist()  # -1 is an empty slot
-        names = dict(zip(ids, self._names(ids), strict=True))
-        return [[names[i] for i in row if i >= 0] for row in self.top.tokens.tolist()]
-
-    def _names(self, ids: Sequence[int]) -> list[str]:
-        strings = self.model.token_strings(ids) if self.model is not None else map(str, ids)
-        return [string.strip().lower() for string in strings]
-
-    def _commonest(self, latent: int) -> str:
-        return Counter(self._words[latent]).most_common(1)[0][0]
-
     def _shares_a_meaning(self, latent: int) -> bool:
-        words = self._words[latent]
+        words = self.words(latent)
         spelled = sum(any(letter.isalpha() for letter in word) for word in words)
         most = Counter(words).most_common(1)[0][1]
         return 2 * spelled > len(words) >= 2 * most
 
-    def _windows(self, latent: int) -> list[list[Token]]:
-        return [self.windows.of(latent, i) for i in range(int(self.top.counts[latent]))]
-
-    def _texts_to_peaks(self, latent: int) -> list[list[int]]:
-        """The tokens of each text up to the one it was chosen for."""
-        peaks = self.top.positions[latent].tolist()
-        texts = [
-            [token.id for token in window if token.id is not None and token.position <= peak]
-            for window, peak in zip(self._windows(latent), peaks, strict=False)
-        ]
-        return [text for text in texts if text]
-
-    def _texts(self, latent: int) -> Tokens:
-        windows = self._windows(latent)
-        return Tokens(
-            [self._strings(window) for window in windows],
-            [[token.value for token in window] for window in windows],
-            caption="Where it fires most, one text a document, with its largest activation.",
-        )
-
-    def _strings(self, window: Sequence[Token]) -> list[str]:
-        """A text for each token: "…" for a gap, the position where there are no tokens."""
-        ids = [token.id for token in window if token.id is not None]
-        told = iter(
-            self.model.token_strings(ids)
-            if self.model is not None
-            else [f" {each}" for each in ids]
-        )
-        return [
-            next(told) if token.id is not None else "…" if token.is_gap else f" @{token.position}"
-            for token in window
-        ]
-
-    def _histogram(self, latent: int) -> HistogramBlock:
-        counts, edges = self.histogram.counts[latent], self.histogram.edges(latent)
-        used = int(counts.nonzero()[-1]) + 1
-        return HistogramBlock(
-            counts[:used],
-            edges[: used + 1],
-            x_title="activation",
-            y_title="tokens",
-            log_y=True,
-            caption="How strongly it fires, where it fires.",
-        )
-
-    def _summary(self, latent: int) -> str:
-        if not self.top.counts[latent]:
-            return "It never fired."
-        words = Counter(self._words[latent])
-        told = ", ".join(f"“{word}”" for word, _ in words.most_common(4) if word)
-        on = f", most on {told}" if self.top.tokens is not None and told else ""
-        share = f"{float(self.density[latent]):.2%}"
-        return f"It fires on {share} of tokens{on}; at most {float(self.strongest[latent]):.3g}."
-
-
-def _bars(effect: Tensor, model: "Model", unit: str, caption: str) -> Bars:
-    high, low = effect.topk(_UP), effect.topk(_DOWN, largest=False)
-    tokens = [*high.indices.tolist(), *low.indices.flip(0).tolist()]
-    return Bars(
-        model.token_strings(tokens),
-        torch.cat([high.values, low.values.flip(0)]),
-        label_title="token",
-        value_title=unit,
-        caption=caption,
-    )
+    def __repr__(self) -> str:
+        return f"FeatureIndex({self.dictionary.latents:,} latents on {len(self.firings):,} rows)"

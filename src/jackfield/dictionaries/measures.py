@@ -5,6 +5,10 @@
 the fraction of variance unexplained: 0 for the identity, 1 for a dictionary that knows the mean
 only, unchanged when the data is scaled or shifted. Both sums are streamed in float64, the lower one
 from centred moments; dividing by Σ ‖x‖² in place of it flatters any model whose mean is large.
+
+Beside it, as published and not centred (so a large mean does flatter them), the mean cosine of x
+and x̂, and the relative bias Σ ‖x̂‖² / Σ ⟨x, x̂⟩, below 1 where x̂ is shrunk (Rajamanoharan et al.
+2024, arXiv 2404.16014).
 """
 
 from typing import TYPE_CHECKING
@@ -18,6 +22,8 @@ from jackfield.streams import Batch, Moments, Sink
 if TYPE_CHECKING:
     from jackfield.dictionaries.dictionary import Dictionary
 
+_AT_ONCE = 1024  # directions whose cosines with all others are in memory
+
 
 def fvu(x: Float[Tensor, "row d"], x_hat: Float[Tensor, "row d"]) -> float:
     """The fraction of the variance of `x` that `x_hat` leaves unexplained.
@@ -28,6 +34,21 @@ def fvu(x: Float[Tensor, "row d"], x_hat: Float[Tensor, "row d"]) -> float:
     """
     x, x_hat = x.double(), x_hat.double()
     return float((x - x_hat).square().sum() / (x - x.mean(dim=0)).square().sum())
+
+
+def coherence(directions: Float[Tensor, "latent d"]) -> Float[Tensor, " latent"]:
+    """The largest |cosine| of each direction with another: 0 for an orthogonal dictionary.
+
+    >>> coherence(torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, -1.0]])).tolist()
+    [0.0, 1.0, 1.0]
+    """
+    unit = torch.nn.functional.normalize(directions.float(), dim=1)
+    found = []
+    for start in range(0, len(unit), _AT_ONCE):
+        cosines = (unit[start : start + _AT_ONCE] @ unit.T).abs()
+        cosines[:, start:].fill_diagonal_(0)
+        found.append(cosines.amax(dim=1))
+    return torch.cat(found)
 
 
 class Quality(Sink["Quality"]):
@@ -46,7 +67,7 @@ class Quality(Sink["Quality"]):
         self.rows = self.outside = 0
         self._dictionary = dictionary
         self._moments = Moments(dictionary.site, covariance=False)
-        self._error = 0.0
+        self._error = self._cosine = self._inner = self._square = 0.0
         self._fired = torch.zeros(dictionary.latents, dtype=torch.int64)
 
     @property
@@ -68,9 +89,15 @@ class Quality(Sink["Quality"]):
             x, y = self._dictionary.read(kept), kept[self._dictionary.site]
             codes = self._dictionary.encode(x)
             rebuilt = self._dictionary.reconstruct(x, codes).double()
-            self._error += float((rebuilt - y.to(rebuilt)).square().sum())
-            self._fired += (codes > 0).sum(dim=0).cpu()
+            self._compare(y.to(rebuilt), rebuilt)
+            self._fired += (codes != 0).sum(dim=0).cpu()
             self.rows += len(kept)
+
+    def _compare(self, y: Float[Tensor, "row d"], rebuilt: Float[Tensor, "row d"]) -> None:
+        self._error += float((rebuilt - y).square().sum())
+        self._cosine += float(torch.cosine_similarity(rebuilt, y, dim=1).sum())
+        self._inner += float((rebuilt * y).sum())
+        self._square += float(rebuilt.square().sum())
 
     def finish(self) -> "Quality":
         """Itself.
@@ -86,6 +113,16 @@ class Quality(Sink["Quality"]):
         """The fraction of variance unexplained."""
         total = self._moments.variance.sum() * self.rows
         return float(self._error / total)
+
+    @property
+    def cosine(self) -> float:
+        """The mean cosine of an activation and its reconstruction, not centred."""
+        return self._cosine / self.rows
+
+    @property
+    def relative_bias(self) -> float:
+        """Σ ‖x̂‖² / Σ ⟨x, x̂⟩, not centred; NaN if every reconstruction is 0."""
+        return self._square / self._inner if self._inner else float("nan")
 
     @property
     def density(self) -> Float[Tensor, " latent"]:

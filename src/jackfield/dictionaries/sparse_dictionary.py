@@ -20,7 +20,7 @@ from jackfield.dictionaries.code import Code, Whole, encode
 from jackfield.dictionaries.dictionary import Dictionary
 from jackfield.dictionaries.splice import Splice, inside
 from jackfield.edits import Edit
-from jackfield.reports import Histogram, Lines, Report
+from jackfield.reports import Block, Histogram, Lines, Report
 
 _CURVE = "FVU: the fraction of variance unexplained. Dead: latents that have not fired for long."
 _SPARSITY = "Latents that fire on a token, on average."
@@ -78,6 +78,10 @@ class SparseDictionary(Dictionary):
         return self._sources
 
     @property
+    def signed(self) -> bool:
+        return False
+
+    @property
     def directions(self) -> Float[Tensor, "latent d"]:
         return self.decoder
 
@@ -118,21 +122,24 @@ class SparseDictionary(Dictionary):
         )
 
     def report(self) -> Report:
-        """The training curves and how often the latents fire."""
+        """The training curves and how often the latents fire, as far as they are known."""
+        shown: list[Block] = self._curves() if self.history else []
+        alive = self.density[self.density > 0].log10()
+        if len(alive):
+            told = Histogram.of(alive, x_title="log10 density", y_title="latents", caption=_DENSITY)
+            shown.append(told)
+        title = f"{self.name} dictionary at {self.site}"
+        return Report(title, shown, summary=self._summary())
+
+    def _curves(self) -> list[Block]:
         rows, error, dead, active = (
             [point[name] for point in self.history] for name in ("rows", "FVU", "dead", "L0")
         )
         curve = {"FVU": error, "dead": [count / self.latents for count in dead]}
-        alive = self.density[self.density > 0].log10()
-        return Report(
-            f"{self.name} dictionary at {self.site}",
-            [
-                Lines(rows, curve, x_title="rows seen", y_title="share", caption=_CURVE),
-                Lines(rows, {"L0": active}, x_title="rows seen", y_title="L0", caption=_SPARSITY),
-                Histogram.of(alive, x_title="log10 density", y_title="latents", caption=_DENSITY),
-            ],
-            summary=self._summary(),
-        )
+        return [
+            Lines(rows, curve, x_title="rows seen", y_title="share", caption=_CURVE),
+            Lines(rows, {"L0": active}, x_title="rows seen", y_title="L0", caption=_SPARSITY),
+        ]
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
         named = {name: getattr(self, name) for name in (*_WEIGHTS, "density")}
@@ -160,6 +167,9 @@ class SparseDictionary(Dictionary):
             raise InputError(explain(where=where, expected=f"{what} with {width} columns", got=got))
 
     def _summary(self) -> str:
+        if not self.history:
+            rule = f"{self.k} on each token" if self.k else "those above their threshold"
+            return f"{self.latents:,} latents, {rule}; how it was trained is not known."
         last = self.history[-1]
         kept = f"{self.k}" if self.k else f"{last['L0']:.1f}"
         return (

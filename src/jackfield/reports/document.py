@@ -19,20 +19,27 @@ def fragment(body: str) -> str:
     return f"<style>{_blocks_css()}</style><div class=jackfield>{body}</div>"
 
 
-def document(title: str, body: str) -> str:
-    """A complete HTML file with `body` (trusted HTML) in it."""
+def document(title: str, body: str, *, script: str = "") -> str:
+    """A complete HTML file with `body` (trusted HTML) in it.
+
+    Args:
+        title: of the window.
+        body: what is shown.
+        script: run besides that of the pages; trusted, as the body is.
+    """
     style = _blocks_css() + _asset("page.css")
-    script = _asset("hover.js")
+    scripts = [_asset("hover.js"), *([script] if script else [])]
     policy = "; ".join(
         (
             "default-src 'none'",
             "img-src data:",
             f"style-src '{_digest(style)}'",
-            f"script-src '{_digest(script)}'",
+            "script-src " + " ".join(f"'{_digest(each)}'" for each in scripts),
             "base-uri 'none'",
             "form-action 'none'",
         )
     )
+    tags = "".join(f"<script>{each}</script>" for each in scripts)
     return (
         "<!doctype html>\n"
         '<html lang="en"><head><meta charset="utf-8">'
@@ -41,7 +48,7 @@ def document(title: str, body: str) -> str:
         '<meta name="color-scheme" content="light dark">'
         '<meta name="referrer" content="no-referrer">'
         f"<title>{escape(title)}</title><style>{style}</style></head>\n"
-        f'<body class="jackfield">\n{body}\n<script>{script}</script></body></html>\n'
+        f'<body class="jackfield">\n{body}\n{tags}</body></html>\n'
     )
 
 

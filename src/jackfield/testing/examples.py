@@ -24,8 +24,10 @@ from jackfield.dictionaries import (
     Matryoshka,
     ReLU,
     SparseDictionary,
+    ThresholdSAE,
     TopK,
     Transcoder,
+    Variational,
 )
 from jackfield.dictionaries.factor_method import FactorMethod
 from jackfield.dictionaries.sparse_method import SparseMethod
@@ -176,6 +178,18 @@ EXAMPLES: dict[str, Example] = {
     "sae-relu": _sparse(ReLU, {}),
     "sae-jump-relu": _sparse(JumpReLU, {}),
     "sae-gated": _sparse(Gated, {}),
+    "sae-variational": _sparse(Variational, {"latents": 2, "k": 3}, k=4),
+    "sae-threshold": MethodExample(
+        make=lambda: ThresholdSAE(**_SMALL),
+        fit=lambda method, world: method.fit(world.stream(), progress=False),
+        identity=lambda method, world: method.fit(world.stream(), progress=False).edits(
+            "splice_with_error", where="all"
+        ),
+        refused={
+            "two sites": lambda world: ThresholdSAE().fit(world.stream("embed", world.site)),
+            "fewer rows than dimensions": lambda world: ThresholdSAE().fit(world.stream().take(9)),
+        },
+    ),
     "transcoder": MethodExample(
         make=lambda: Transcoder(reads=_MLP[0], writes=_MLP[1], skip=True, k=4, **_SMALL),
         fit=_fit_transcoder,

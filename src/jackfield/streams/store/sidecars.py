@@ -17,6 +17,8 @@ from torch import Tensor
 from jackfield.streams.texts import Text
 
 _GROUP = 1000  # documents a row group: reading one text unpacks so many
+# Arrow's own threads may outlive what they read, and end a process that ends just then.
+_ALONE: dict[str, Any] = {"use_threads": False, "pre_buffer": False}
 
 
 def rows_table(named: Mapping[str, Tensor]) -> bytes:
@@ -51,7 +53,8 @@ def read_document(data: bytes, number: int) -> Text:
     """One document of `documents_table`; KeyError if it is not there."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(data), filters=[("document", "=", number)])
+    chosen = [("document", "=", number)]
+    table = pq.read_table(io.BytesIO(data), filters=chosen, **_ALONE)
     if not len(table):
         raise KeyError(number)
     row = table.slice(0, 1).to_pylist()[0]
@@ -64,7 +67,7 @@ def document_ids(data: bytes) -> Tensor:
     """The ids of the documents in a table, [document] int64."""
     import pyarrow.parquet as pq
 
-    ids = pq.read_table(io.BytesIO(data), columns=["document"])["document"]
+    ids = pq.read_table(io.BytesIO(data), columns=["document"], **_ALONE)["document"]
     return torch.from_numpy(ids.to_numpy().copy())
 
 
