@@ -136,10 +136,11 @@ class SparseDictionary(Dictionary):
             [point[name] for point in self.history] for name in ("rows", "FVU", "dead", "L0")
         )
         curve = {"FVU": error, "dead": [count / self.latents for count in dead]}
-        return [
-            Lines(rows, curve, x_title="rows seen", y_title="share", caption=_CURVE),
-            Lines(rows, {"L0": active}, x_title="rows seen", y_title="L0", caption=_SPARSITY),
-        ]
+        errors = Lines(rows, curve, x_title="rows seen", y_title="share", caption=_CURVE)
+        if self.k:  # then L0 is k
+            return [errors]
+        sparsity = Lines(rows, {"L0": active}, x_title="rows seen", y_title="L0", caption=_SPARSITY)
+        return [errors, sparsity]
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
         named = {name: getattr(self, name) for name in (*_WEIGHTS, "density")}
