@@ -285,7 +285,7 @@ class Stream(ABC):
             codec: how rows are encoded: "none", "byteplanes" (smaller, nothing lost), a `Codec`
                 such as `TopKRows(k=32)`, or a dict from site patterns to these.
             resume: go on with a store that is there (or begin one); nothing is read again.
-            commit_rows: rows a commit; by default what makes 256 MiB. A slow stream commits every
+            commit_rows: rows a commit; by default what makes 128 MiB. A slow stream commits every
                 minute too.
             progress: show a line with rows/s, MB/s and the time left.
 

@@ -34,7 +34,7 @@ from jackfield.streams.store.layout import (
 from jackfield.streams.store.shards import encoded, safetensors_pieces
 from jackfield.streams.units import nonfinite_rows
 
-GROUP_BYTES = 256 << 20  # of all sites together
+GROUP_BYTES = 128 << 20  # of all sites together
 
 
 class Committer:

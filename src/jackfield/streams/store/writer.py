@@ -48,7 +48,7 @@ class StoreWriter(Sink[Store]):
             with a scale a row; None keeps theirs.
         codec: how rows are encoded: a name, a `Codec`, or a dict from site patterns to these.
         resume: go on with a store that is there (or begin one).
-        commit_rows: rows a commit; by default what makes 256 MiB.
+        commit_rows: rows a commit; by default what makes 128 MiB.
         spans: documents a commit, where an engine reads the corpus in spans.
 
     Raises:
