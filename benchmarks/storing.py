@@ -50,7 +50,7 @@ def writing(rounds: int = 4) -> str:
 
 
 def beside_saelens(rounds: int = 3) -> str:
-    """16 documents of 256 tokens, the last resid_post in float32, each from an open model."""
+    """16 documents of 256 tokens, one resid_post in float32, each from an open model."""
     if importlib.util.find_spec("sae_lens") is None:
         return "SAELens is not installed."
     from datasets import Dataset
@@ -58,21 +58,23 @@ def beside_saelens(rounds: int = 3) -> str:
 
     model = jf.load("smollm2")
     documents = _documents(model)[:16]
-    site = "layers.29.resid_post"
-    stream = model.stream(documents, [site], where="all", keep_special=True)
+    options = {"where": "all", "keep_special": True}
+    middle, last = (
+        model.stream(documents, [f"layers.{layer}.resid_post"], **options) for layer in (15, 29)
+    )
     folder = Path(tempfile.mkdtemp())
     model.module.save_pretrained(folder / "model")
     model.tokenizer.save_pretrained(folder / "model")
     given = Dataset.from_dict({"input_ids": [ids.tolist() for ids in documents]})
     number = iter(range(100))
 
-    def made() -> CacheActivationsRunner:
+    def made(layer: int) -> CacheActivationsRunner:
         config = CacheActivationsRunnerConfig(
             dataset_path="documents",
             model_name=str(folder / "model"),
             model_class_name="AutoModelForCausalLM",
             model_batch_size=8,
-            hook_name="model.layers.29",
+            hook_name=f"model.layers.{layer}",
             d_in=model.d_model,
             training_tokens=16 * 256,
             context_size=256,
@@ -85,10 +87,13 @@ def beside_saelens(rounds: int = 3) -> str:
         )
         return CacheActivationsRunner(config, override_dataset=given)
 
-    runners = [made() for _ in range(rounds + 1)]  # made beforehand: making one loads the model
+    # Made beforehand: making one loads the model.
+    runners = {layer: [made(layer) for _ in range(rounds + 1)] for layer in (15, 29)}
     candidates: dict[str, Callable[[], object]] = {
-        "jackfield": lambda: stream.write(folder / f"ours{next(number)}"),
-        "SAELens": lambda: runners.pop().run(),
+        "jackfield, layer 29": lambda: last.write(folder / f"ours{next(number)}"),
+        "SAELens, layer 29": lambda: runners[29].pop().run(),
+        "jackfield, layer 15": lambda: middle.write(folder / f"ours{next(number)}"),
+        "SAELens, layer 15": lambda: runners[15].pop().run(),
     }
     return table(paired(candidates, rounds=rounds))
 
