@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import os
+import queue
 import random
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from jackfield.core.errors import (
     JackfieldWarning,
 )
 from jackfield.streams import Moments, Store, StoreWriter, Stream
-from jackfield.streams.store import committing
+from jackfield.streams.store import committing, writer
 from jackfield.streams.store.files import LocalFiles
 
 ROWS = 400
@@ -291,3 +292,30 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="a folder that can be written"):
         made().write(tmp_path / "file" / "acts")
+
+
+class Pressing(queue.Queue):
+    """A queue at which Ctrl-C is pressed just after so many fillings were given away."""
+
+    left = 0
+
+    def put(self, item):
+        super().put(item)
+        if isinstance(item, tuple):
+            Pressing.left -= 1
+            if not Pressing.left:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_stop_while_rows_are_handed_over_commits_nothing_twice(number, tmp_path, monkeypatch):
+    stream, path = made(rows=90), tmp_path / "acts"
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.queue, "SimpleQueue", Pressing)
+        patch.setattr(Pressing, "left", number)
+        with pytest.raises(KeyboardInterrupt):
+            stream.write(path, commit_rows=30)
+    assert_prefix(Store(path), stream)
+    store = stream.write(path, commit_rows=30, resume=True)
+    assert store.rows == 90
+    assert_prefix(store, stream)

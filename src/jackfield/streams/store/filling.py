@@ -37,13 +37,18 @@ class Filling:
         self._most = most
 
     @property
+    def room(self) -> int:
+        """How many more rows fit."""
+        return self._most - self.rows
+
+    @property
     def full(self) -> bool:
         """Whether no row more fits."""
-        return self.rows == self._most
+        return not self.room
 
     def take(self, batch: Batch) -> int:
         """Puts in as many rows as fit, from the first on; returns how many that were."""
-        count = min(len(batch), self._most - self.rows)
+        count = min(len(batch), self.room)
         place = slice(self.rows, self.rows + count)
         for site, rows in self._sites.items():
             rows[place].copy_(batch[site][:count].detach())

@@ -281,8 +281,9 @@ class _Worker:
         """Puts the batch's rows into fillings, and hands over those that are full."""
         while len(batch):
             filling = self._filling()
+            # Texts first: stopped between the two, no row is without its text.
+            self._note_texts(filling, batch.rows(slice(filling.room)))
             count = filling.take(batch)
-            self._note_texts(filling, batch.rows(slice(count)))
             batch = batch.rows(slice(count, None))
             if filling.full or monotonic() - self._since > _COMMIT_SECONDS:
                 self._hand_over(last=False)
@@ -309,9 +310,10 @@ class _Worker:
         return self._current
 
     def _hand_over(self, *, last: bool) -> None:
-        assert self._current is not None
-        self._full.put((self._current, last))
-        self._current, self._since = None, monotonic()
+        # Let go of before it is given away: stopped between the two, nothing is committed twice.
+        filling, self._current, self._since = self._current, None, monotonic()
+        assert filling is not None
+        self._full.put((filling, last))
 
     def _note_texts(self, filling: Filling, batch: Batch) -> None:
         if batch.texts is not None:
