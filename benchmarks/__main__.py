@@ -13,12 +13,12 @@ from benchmarks import (
     approximations,
     faithfulness,
     fidelity,
-    generating,
     learning,
     patching,
     reading,
     sparse_kernels,
     starting,
+    steering,
     storing,
 )
 
@@ -27,7 +27,11 @@ PARTS = {
     "Reading every resid_post of SmolLM2 (4 × 128 tokens)": reading.every_layer,
     "Reading only one layer": reading.one_layer,
     "Overhead a site (200 modules that do nothing)": reading.each_site,
-    "Steered generation (SmolLM2, 40 new tokens)": generating.steered,
+    "Steered generation beside the peers": steering.generating,
+    "A batch steered row by row": steering.rows,
+    "Fitting a direction at every layer": steering.fitting,
+    "Memory of fitting directions": steering.memory,
+    "The KL asked for and the KL met": steering.realised,
     "Writing SmolLM2's residual streams to a store": storing.writing,
     "Writing beside SAELens' CacheActivationsRunner": storing.beside_saelens,
     "Reading a store, shuffled": storing.streaming,
@@ -64,7 +68,7 @@ def _asked(title: str) -> bool:
 
 def _head() -> str:
     packages = ("torch", "transformers", "nnsight", "transformer-lens", "sae-lens", "jackfield")
-    packages += ("dictionary-learning", "eai-sparsify")
+    packages += ("dictionary-learning", "eai-sparsify", "repeng", "steering-vectors")
     versions = ", ".join(f"{name} {_version(name)}" for name in packages)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return (

@@ -6,7 +6,7 @@ import torch
 import jackfield as jf
 from jackfield.core.config import from_json, to_json
 from jackfield.core.errors import InputError, SiteError
-from jackfield.steering import JOYFUL, SORROWFUL, MeanDifference
+from jackfield.steering import JOYFUL, SORROWFUL, MeanDifference, read_contrast
 
 AT = "layers.1.resid_post"
 
@@ -94,12 +94,25 @@ def test_batches_do_not_change_the_fit(tiny64, monkeypatch):
 
     given = {"positive": texts(20, 1), "negative": texts(20, 2), "at": AT}
     whole = MeanDifference().fit(tiny64, **given)
-    monkeypatch.setattr(contrast, "_TEXTS", 3)
+    monkeypatch.setattr(contrast, "_TOKENS", 30)
     cut = MeanDifference().fit(tiny64, **given)
     torch.testing.assert_close(whole.vector, cut.vector)
     for one, other in zip(whole.shown, cut.shown, strict=True):
         assert (one.side, one.tokens, one.read) == (other.side, other.tokens, other.read)
         assert one.projections == pytest.approx(other.projections)
+
+
+def test_texts_of_any_length_keep_their_place(smollm2, monkeypatch):
+    from jackfield.steering import contrast
+
+    monkeypatch.setattr(contrast, "_TOKENS", 20)
+    at = "layers.1.resid_post"
+    given = ["Joy is a thing of beauty.", "Rain, and then more rain.", "No!", "A very long story."]
+    plus, minus = read_contrast(smollm2, given, given[::-1], at).sides(at)
+    torch.testing.assert_close(plus, minus.flip(0), atol=1e-4, rtol=1e-4)
+    for row, text in zip(plus, given, strict=True):
+        alone = smollm2.run(text, sites=[at])[at][0, 1:].double().mean(dim=0)
+        torch.testing.assert_close(row, alone, atol=1e-4, rtol=1e-4)
 
 
 def test_one_pair_is_enough_for_a_direction_and_says_what_it_lacks(smollm2):

@@ -27,9 +27,10 @@ from jackfield.steering.cost import chosen_tokens
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
+    from jackfield.model.run import Run
 
 Pooling = Literal["all", "last"]
-_TEXTS = 16  # in one forward
+_TOKENS = 1024  # in one forward, padding and all
 _SHOWN = 3  # texts a side whose tokens are kept for the report
 _FEWEST = 4  # texts a side that can be halved with a variance in each half
 
@@ -186,27 +187,64 @@ def _read(
     where = f"{model.name}, {side} texts"
     if not len(texts):
         raise InputError(explain(where=where, expected="at least one", got="none"))
-    read, parts = Read(norms=dict.fromkeys(sites, 0.0)), []
-    for start in range(0, len(texts), _TEXTS):
-        part = texts[start : start + _TEXTS]
-        run = model.run(part, sites=list(sites), logits=False)
-        assert run.tokens is not None
+    read = Read(norms=dict.fromkeys(sites, 0.0))
+    rows: dict[str, list[Tensor]] = {site: [torch.empty(0)] * len(texts) for site in sites}
+    for part in _batches(model, texts):
+        run = model.run(_those(texts, part), sites=list(sites), logits=False)
         assert run.mask is not None
         chosen, mask = chosen_tokens(model, run, rule).cpu(), run.mask.cpu()
-        held = {site: run[site].cpu().double() for site in sites}
-        _check(held, mask, chosen, first=start, where=where)
-        parts.append({site: _pooled(x, chosen, tokens) for site, x in held.items()})
-        read.tokens += int(_counted(chosen, tokens).sum())
-        for site, x in held.items():
-            read.norms[site] += float(x[_counted(chosen, tokens)].norm(dim=-1).sum())
-        for row in range(min(len(mask), _SHOWN - len(read.shown))):
-            real = mask[row]
-            strings = tuple(model.token_strings(run.tokens[row].cpu()[real]))
-            values = {site: x[row, real] for site, x in held.items()}
-            read.shown.append((strings, values, _counted(chosen, tokens)[row, real]))
+        _check_chosen(mask, chosen, part, where)
+        counted = _counted(chosen, tokens)
+        read.tokens += int(counted.sum())
+        for site in sites:
+            x = run[site].cpu()
+            values = x[counted].double()
+            if not bool(torch.isfinite(values).all()):
+                got = "NaN or Inf"
+                raise InputError(explain(where=where, expected="finite activations", got=got))
+            read.norms[site] += float(values.norm(dim=-1).sum())
+            parts = values.split(counted.sum(dim=1).tolist())
+            for text, found in zip(part, parts, strict=True):
+                rows[site][text] = found.mean(dim=0)
+        read.shown += _shown(model, run, mask, counted, part, sites)
         progress.update(len(part))
-    read.rows = {site: torch.cat([each[site] for each in parts]) for site in sites}
+    read.rows = {site: torch.stack(found) for site, found in rows.items()}
     return read
+
+
+def _batches(model: "Model", texts: Sequence[Any]) -> list[list[int]]:
+    """Texts of like length together, so that little is padded and memory has a bound."""
+    mask = model.inputs(texts).mask
+    assert mask is not None
+    lengths = mask.sum(dim=-1).tolist()
+    batches: list[list[int]] = [[]]
+    for text in sorted(range(len(texts)), key=lambda each: lengths[each]):
+        if batches[-1] and (len(batches[-1]) + 1) * lengths[text] > _TOKENS:
+            batches.append([])
+        batches[-1].append(text)
+    return batches
+
+
+def _those(texts: Any, part: list[int]) -> Any:
+    return texts[part] if isinstance(texts, Tensor) else [texts[each] for each in part]
+
+
+def _shown(
+    model: "Model",
+    run: "Run",
+    mask: Tensor,
+    counted: Tensor,
+    part: list[int],
+    sites: Sequence[str],
+) -> list[tuple[tuple[str, ...], dict[str, Tensor], Tensor]]:
+    """The tokens of the first texts, for the report."""
+    assert run.tokens is not None
+    found = []
+    for row in (row for row, text in enumerate(part) if text < _SHOWN):
+        strings = tuple(model.token_strings(run.tokens[row].cpu()[mask[row]]))
+        values = {site: run[site][row].cpu()[mask[row]].double() for site in sites}
+        found.append((strings, values, counted[row, mask[row]]))
+    return found
 
 
 def _counted(chosen: Bool[Tensor, "text position"], tokens: Pooling) -> Tensor:
@@ -215,13 +253,6 @@ def _counted(chosen: Bool[Tensor, "text position"], tokens: Pooling) -> Tensor:
         return chosen
     place = torch.arange(chosen.shape[1]).where(chosen, -1).amax(dim=1)
     return torch.zeros_like(chosen).scatter_(1, place[:, None], True)
-
-
-def _pooled(
-    x: Float[Tensor, "text position d"], chosen: Bool[Tensor, "text position"], tokens: Pooling
-) -> Float[Tensor, "text d"]:
-    weights = _counted(chosen, tokens).double()[..., None]
-    return (x * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def _halves(x: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,14 +274,10 @@ def _site(model: "Model", at: str) -> str:
     return site.name
 
 
-def _check(
-    held: dict[str, Tensor], mask: Tensor, chosen: Tensor, *, first: int, where: str
-) -> None:
-    """Every text must have a token to read, and finite numbers there."""
+def _check_chosen(mask: Tensor, chosen: Tensor, part: list[int], where: str) -> None:
+    """Every text must have a token to read."""
     empty = (~chosen.any(dim=1)).nonzero().flatten()
     if len(empty):
-        got = f"none in text {first + int(empty[0])} of {int(mask[empty[0]].sum())} tokens"
+        got = f"none in text {part[int(empty[0])]} of {int(mask[empty[0]].sum())} tokens"
         hint = "Sink positions, such as the first token, are left out by default."
         raise InputError(explain(where=where, expected="a token to read", got=got, hint=hint))
-    if not all(bool(torch.isfinite(x[chosen]).all()) for x in held.values()):
-        raise InputError(explain(where=where, expected="finite activations", got="NaN or Inf"))
