@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from jackfield.core.errors import InputError
+from jackfield.core.intervals import mean_interval
 from jackfield.steering.abilities import Abilities, AbilitiesFound, Ability
-from jackfield.steering.behaviours import BEHAVIOURS, Behaviour, mean_interval, word_ids
+from jackfield.steering.behaviours import BEHAVIOURS, Behaviour, word_ids
 
 
 def low_ids(tokens: torch.Tensor, words=(3, 4), against=(90, 91)) -> Behaviour:

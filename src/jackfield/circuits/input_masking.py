@@ -26,6 +26,7 @@ from torch.nn.functional import interpolate
 from jackfield.circuits.layer_masking import layer_mask
 from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, ModelError, explain
+from jackfield.core.intervals import bootstrap_weights, tails
 from jackfield.core.progress import Progress
 from jackfield.core.study import Result, Study
 from jackfield.edits import Edit
@@ -38,7 +39,6 @@ METHODS = ("layer", "grey", "black")
 _MEASURES = ("agreement", "rank", "entropy", "probability")
 _COARSE = 56  # places on a side of the grid on which segments are found
 _ROUNDS = 8  # of k-means
-_DRAWN = 2000  # of the pictures, for intervals
 
 
 @config
@@ -174,11 +174,8 @@ class MaskedAnswers(Result):
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """(low, high), each [measure, method, fraction]: bootstrap over the pictures."""
         count = self.values.shape[-1]
-        drawn = torch.randint(count, (_DRAWN, count), generator=torch.Generator().manual_seed(0))
-        means = self.values[..., drawn].mean(-1)
-        low, high = means.quantile(
-            torch.tensor([(1 - level) / 2, (1 + level) / 2]).to(means), dim=-1
-        )
+        means = self.values.double() @ bootstrap_weights(count).T
+        low, high = tails(means.movedim(-1, 0), level)
         return low, high
 
     def report(self) -> Report:

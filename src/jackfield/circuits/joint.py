@@ -22,7 +22,7 @@ from torch import Tensor
 from jackfield.circuits.metrics import Metric
 from jackfield.circuits.pairs import final_logits, last_site, read_pair
 from jackfield.circuits.patching import Direction, positions_of
-from jackfield.circuits.tasks.accuracy import mean_interval
+from jackfield.circuits.tasks.accuracy import mean_and_interval
 from jackfield.core.config import config
 from jackfield.core.study import Result, Study
 from jackfield.edits import Replace
@@ -131,7 +131,7 @@ class JointPatch(Result):
         row: list[Any] = [", ".join(self.sites), self.share]
         columns = ["moved together", "share of the gap"]
         if len(self.per_pair) > 1:
-            row = [row[0], *mean_interval(self.per_pair.tolist())]
+            row = [row[0], *mean_and_interval(self.per_pair.tolist())]
             columns += ["low (95 %)", "high (95 %)"]
         moved = "Clean into corrupted" if self.direction == "denoise" else "Corrupted into clean"
         summary = (

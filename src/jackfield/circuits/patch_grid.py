@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.core.errors import InputError, explain
+from jackfield.core.intervals import bootstrap_weights, tails
 from jackfield.core.sites import layer_of
 from jackfield.core.study import Result
 from jackfield.reports import Bars, HeatMap, Report, Table
@@ -74,17 +75,10 @@ class PatchGrid(Result):
         pairs = len(self.per_pair)
         if pairs < 2:
             raise InputError(explain(where="interval", expected="several pairs", got="one"))
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(pairs, (draws, pairs), generator=generator)
-        weights = torch.zeros(draws, pairs, dtype=torch.float64)
-        weights.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+        weights = bootstrap_weights(pairs, draws=draws, seed=seed)
         gaps = self.clean - self.corrupted
-        scale = gaps.mean() * pairs / (weights @ gaps)
-        tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-        rows = [
-            ((weights @ row / pairs) * scale[:, None]).quantile(tails, dim=0)
-            for row in self.per_pair.double().unbind(1)
-        ]
+        scale = (gaps.mean() / (weights @ gaps))[:, None]
+        rows = [tails(weights @ row * scale, level) for row in self.per_pair.double().unbind(1)]
         low, high = torch.stack(rows, dim=1)
         return low, high
 

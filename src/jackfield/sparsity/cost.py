@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from jackfield.core.errors import InputError, explain
+from jackfield.core.intervals import bootstrap_weights, tails
 from jackfield.core.study import Result
 from jackfield.edits import Edit
 from jackfield.reports import Report, Table
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from jackfield.model.model import Model
 
 NONE = "none"
-_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,8 @@ class LanguageCost(Result):
 
     def _ratios(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """The mean over tokens, and the same for documents drawn with replacement: [draw]."""
-        generator = torch.Generator().manual_seed(0)
-        drawn = torch.randint(len(sums), (_DRAWS, len(sums)), generator=generator)
-        means = sums[drawn].sum(dim=1) / self.tokens[drawn].sum(dim=1)
+        weights = bootstrap_weights(len(sums))
+        means = (weights @ sums.double()) / (weights @ self.tokens.double())
         return sums.sum() / self.tokens.sum(), means
 
 
@@ -177,5 +176,5 @@ def _measured(
 
 
 def _with_interval(value: Tensor, draws: Tensor) -> tuple[float, float, float]:
-    low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
+    low, high = tails(draws).tolist()
     return float(value), low, high

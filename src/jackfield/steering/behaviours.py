@@ -31,7 +31,6 @@ from jackfield.steering.sentences import (
 if TYPE_CHECKING:
     from jackfield.model.model import Model
 
-_DRAWS = 1000  # of the bootstrap
 _PROMPTS = 8  # in one forward
 
 
@@ -146,15 +145,6 @@ def word_ids(model: "Model", words: Sequence[str | int]) -> Int[Tensor, " word"]
             )
         )
     return torch.tensor(found)
-
-
-def mean_interval(values: Float[Tensor, " prompt"], seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean over prompts."""
-    draw = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(values), (_DRAWS, len(values)), generator=draw)
-    bounds = torch.tensor([0.025, 0.975], dtype=values.dtype)
-    low, high = values[drawn].mean(dim=1).quantile(bounds)
-    return float(low), float(high)
 
 
 def _told(prompt: Any, instruction: str) -> Any:

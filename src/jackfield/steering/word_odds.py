@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.core.config import config, setting
+from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.edits import Edit
 from jackfield.reports import Bars, Report, Table
@@ -29,8 +30,6 @@ from jackfield.steering.steering_vector import SteeringVector
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
-
-_DRAWS = 1000  # of the bootstrap
 
 
 @config
@@ -114,11 +113,7 @@ class WordOddsShift(Result):
 
     def interval(self) -> Float[Tensor, "name bound"]:
         """[name, 2] the 95 % bootstrap interval of each mean, over the prompts."""
-        generator = torch.Generator().manual_seed(self.seed)
-        prompts = self.shifts.shape[1]
-        drawn = torch.randint(prompts, (_DRAWS, prompts), generator=generator)
-        means = self.shifts[:, drawn].mean(dim=-1)
-        return means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype), dim=1).T
+        return mean_intervals(self.shifts.T, seed=self.seed)
 
     def report(self) -> Report:
         """Bars with intervals, and one sentence."""

@@ -20,7 +20,7 @@ from jackfield.circuits import (
     by_group,
     patch,
 )
-from jackfield.circuits.tasks.accuracy import mean_interval, share_interval
+from jackfield.circuits.tasks.accuracy import mean_and_interval, share_and_interval
 from jackfield.circuits.tasks.facts import RELATIONS
 from jackfield.core.errors import InputError
 
@@ -167,10 +167,10 @@ def test_token_ids_and_sets_of_answers_reach_patching(tiny64):
 
 
 def test_intervals_are_those_of_the_textbooks():
-    share, low, high = share_interval([True] * 8 + [False] * 2)
+    share, low, high = share_and_interval([True] * 8 + [False] * 2)
     assert (share, low, high) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-3)  # Wilson, 8 of 10
     values = [float(each) for each in range(100)]
-    mean, low, high = mean_interval(values)
+    mean, low, high = mean_and_interval(values)
     half = 1.96 * torch.tensor(values).std().item() / 10
     assert mean == 49.5
     assert (low, high) == pytest.approx((mean - half, mean + half), abs=1)

@@ -19,11 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.circuits.decompositions.frozen_norm import frozen_reader
-from jackfield.circuits.decompositions.intervals import mean_intervals
 from jackfield.circuits.decompositions.rows import read_at
 from jackfield.circuits.decompositions.target import target_of
 from jackfield.circuits.metrics import Answer
 from jackfield.core.config import config
+from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.reports import Bars, Lines, Report, Table
 

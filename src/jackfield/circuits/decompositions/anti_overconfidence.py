@@ -24,7 +24,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.circuits.decompositions.frozen_norm import frozen_reader
-from jackfield.circuits.decompositions.intervals import mean_intervals
 from jackfield.circuits.decompositions.rows import BATCH, Rows, call_of, read_at
 from jackfield.circuits.decompositions.target import target_of
 from jackfield.circuits.decompositions.weights import output_weight
@@ -32,6 +31,7 @@ from jackfield.circuits.edges.graph import graph_of
 from jackfield.circuits.metrics import Answer, answer_ids
 from jackfield.core.config import config
 from jackfield.core.errors import InputError, explain
+from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.edits import Edit, MeanOut
 from jackfield.reports import Bars, Report, Table

@@ -27,7 +27,6 @@ from jackfield.circuits.decompositions.features import (
     stream_site,
 )
 from jackfield.circuits.decompositions.frozen_norm import FrozenReader, frozen_reader, tolerance
-from jackfield.circuits.decompositions.intervals import mean_intervals
 from jackfield.circuits.decompositions.rows import Rows, read_at
 from jackfield.circuits.decompositions.target import target_of
 from jackfield.circuits.decompositions.weights import output_weight
@@ -37,6 +36,7 @@ from jackfield.circuits.metrics import Answer
 from jackfield.circuits.pairs import last_site
 from jackfield.core.config import config
 from jackfield.core.errors import ModelError, explain
+from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.model.readers import linear_readers
 from jackfield.reports import Bars, HeatMap, Report, Table

@@ -18,7 +18,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.circuits.decompositions.frozen_norm import frozen_reader
-from jackfield.circuits.decompositions.intervals import mean_intervals
 from jackfield.circuits.decompositions.rows import Rows, call_of, read_at, refuse_infinite
 from jackfield.circuits.decompositions.target import target_of
 from jackfield.circuits.decompositions.weights import output_weight
@@ -26,6 +25,7 @@ from jackfield.circuits.metrics import Answer
 from jackfield.circuits.pairs import last_site
 from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, explain
+from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.reports import Report, Table
 

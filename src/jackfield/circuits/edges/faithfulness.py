@@ -14,10 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.core.errors import InputError, explain
+from jackfield.core.intervals import bootstrap_weights, tails
 from jackfield.core.study import Result
 from jackfield.reports import Report, Table
-
-_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -83,18 +82,14 @@ def drawn(
     pairs = len(whole)
     if pairs < 2:
         raise InputError(explain(where="faithfulness", expected="several pairs", got="one"))
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(pairs, (_DRAWS, pairs), generator=generator)
-    base = nothing[chosen].mean(dim=-1)
-    gap = whole[chosen].mean(dim=-1) - base
-    made = circuits[..., chosen].mean(dim=-1)
-    return ((made - base) / gap).movedim(-1, 0)
+    weights = bootstrap_weights(pairs, seed=seed).T
+    base, full, made = (x.double() @ weights for x in (nothing, whole, circuits))
+    return ((made - base) / (full - base)).movedim(-1, 0)
 
 
 def spread(samples: Float[Tensor, "sample ..."], level: float) -> tuple[Tensor, Tensor]:
     """The low and the high end of an interval."""
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=samples.dtype)
-    low, high = samples.quantile(tails, dim=0)
+    low, high = tails(samples, level)
     return low, high
 
 

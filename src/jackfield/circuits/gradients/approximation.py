@@ -25,6 +25,7 @@ from jackfield.circuits.patch_grid import PatchGrid
 from jackfield.circuits.patching import By, Direction, patch
 from jackfield.core.config import config, setting
 from jackfield.core.errors import ConfigError, InputError, explain
+from jackfield.core.intervals import bootstrap_weights
 from jackfield.core.study import Result, Study
 from jackfield.reports import Report, Table
 
@@ -232,10 +233,7 @@ def _draws(pairs: int, draws: int, seed: int) -> Tensor:
     if pairs < 2:
         expected = "several pairs, for the interval"
         raise InputError(explain(where="ApproximationStudy", expected=expected, got=str(pairs)))
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(pairs, (draws, pairs), generator=generator)
-    counts = torch.zeros(draws, pairs, dtype=torch.float64)
-    return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64)) / pairs
+    return bootstrap_weights(pairs, draws=draws, seed=seed)
 
 
 def _pearson(a: Tensor, b: Tensor) -> Tensor:

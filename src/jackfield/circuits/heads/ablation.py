@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jackfield.circuits.decompositions.intervals import mean_intervals
 from jackfield.circuits.decompositions.rows import refuse_infinite
 from jackfield.circuits.heads.head_scores import INDUCTION, HeadScoreTable
 from jackfield.circuits.heads.repeated import losses, repeated_tokens
 from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, explain
+from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.edits import MeanOut
 from jackfield.reports import Report, Table

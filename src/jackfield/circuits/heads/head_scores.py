@@ -25,13 +25,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jackfield.circuits.decompositions.intervals import mean_intervals
 from jackfield.circuits.decompositions.rows import refuse_infinite
 from jackfield.circuits.heads.name_movers import name_movers
 from jackfield.circuits.heads.repeated import Repeated, losses, repeated_tokens
 from jackfield.circuits.tasks.task import TaskExample
 from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, did_you_mean, explain
+from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.reports import Columns, HeatMap, Report, Table
 

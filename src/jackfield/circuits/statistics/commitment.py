@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jackfield.circuits.statistics.resampling import difference_interval, family_wise
-from jackfield.circuits.tasks.accuracy import TaskAccuracy, mean_interval
+from jackfield.circuits.tasks.accuracy import TaskAccuracy, mean_and_interval
 from jackfield.core.study import Result
 from jackfield.reports import Lines, Report, Table
 
@@ -76,7 +76,7 @@ class Commitment(Result):
                 row: list[Any] = [name, how, len(layers), None, None, None, None]
                 if len(layers):
                     never = float((layers == self.layers).double().mean())
-                    row[3:] = [*mean_interval(layers.double().tolist()), never]
+                    row[3:] = [*mean_and_interval(layers.double().tolist()), never]
                 rows.append(row)
         columns = ["said", "layer", "prompts", "mean", "low (95 %)", "high (95 %)", "never"]
         caption = f"Never counts as layer {self.layers}."

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jackfield.circuits.statistics.resampling import at_least
-from jackfield.circuits.tasks.accuracy import TaskAccuracy, mean_interval
+from jackfield.circuits.tasks.accuracy import TaskAccuracy, mean_and_interval
 from jackfield.core.study import Result
 from jackfield.reports import HeatMap, Lines, Report, Table
 
@@ -78,8 +78,8 @@ class RelationTables(Result):
             own = self._of(relation)
             before = float(self.before[own].double().mean())
             for j, count in enumerate(self.counts):
-                right = mean_interval(self.silenced[i, j, own].double().tolist())
-                beside = mean_interval(self.control[i, j, own].tolist())
+                right = mean_and_interval(self.silenced[i, j, own].double().tolist())
+                beside = mean_and_interval(self.control[i, j, own].tolist())
                 rows.append([relation, count, before, *right, *beside])
             after = self.silenced[i][:, own].double().mean(dim=1).tolist()
             curves[relation] = [before, *after]
@@ -120,7 +120,7 @@ class RelationTables(Result):
             for other in self.relations:
                 moved = difference[i, -1, self._of(other)].tolist()
                 if other != relation:
-                    rows.append([relation, other, *mean_interval(moved)])
+                    rows.append([relation, other, *mean_and_interval(moved)])
         caption = (
             f"Interference: {self.counts[-1]} neurons silenced, accuracy minus that with random "
             "ones; above 0 silencing helps. The intervals are each row's own."

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jackfield.core.intervals import bootstrap_weights, tails
+
 _FLOOR = 1e-3  # of what the values are measured in: here shares of a gap
 
 
@@ -28,9 +30,11 @@ def difference_interval(
 ) -> Float[Tensor, "unit 2"]:
     """The 95 % bootstrap interval of mean(left) − mean(right), two samples drawn each by itself."""
     generator = torch.Generator().manual_seed(seed)
-    means = [_weights(len(side), draws, generator) @ side.double() for side in (left, right)]
-    tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    return (means[0] - means[1]).quantile(tails, dim=0).T
+    means = [
+        bootstrap_weights(len(side), draws=draws, generator=generator) @ side.double()
+        for side in (left, right)
+    ]
+    return tails(means[0] - means[1]).T
 
 
 def family_wise(
@@ -89,9 +93,3 @@ def _welch(chosen: Tensor, pooled: Tensor) -> Float[Tensor, "draw unit"]:
         errors.append(spread / (count - 1).clamp_min(1))
     error = (errors[0] + errors[1]).sqrt() + _FLOOR
     return (means[0] - means[1]) / error
-
-
-def _weights(count: int, draws: int, generator: torch.Generator) -> Float[Tensor, "draw example"]:
-    drawn = torch.randint(count, (draws, count), generator=generator)
-    weights = torch.zeros(draws, count, dtype=torch.float64)
-    return weights.scatter_add_(1, drawn, torch.ones(draws, count, dtype=torch.float64)) / count

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from jackfield.circuits.statistics.resampling import at_least
-from jackfield.circuits.tasks.accuracy import TaskAccuracy, mean_interval
+from jackfield.circuits.tasks.accuracy import TaskAccuracy, mean_and_interval
 from jackfield.core.study import Result
 from jackfield.reports import HeatMap, Report, Table
 
@@ -97,8 +97,8 @@ class Reuse(Result):
             ("heads of the first task steered", self.after.double()),
             ("heads of neither task steered", self.control.double().mean(dim=0)),
         ):
-            gained = mean_interval((hits - before).tolist())
-            rows.append([what, *mean_interval(hits.tolist()), *gained])
+            gained = mean_and_interval((hits - before).tolist())
+            rows.append([what, *mean_and_interval(hits.tolist()), *gained])
         columns = ["heads", "accuracy", "low (95 %)", "high (95 %)"]
         columns += ["gained", "gained, low", "gained, high"]
         named = ", ".join(f"{layer}.{head}" for layer, head in self.steered) or "none that helps"

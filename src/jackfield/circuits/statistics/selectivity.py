@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.circuits.statistics.resampling import difference_interval, family_wise
-from jackfield.circuits.tasks.accuracy import TaskAccuracy, mean_interval
+from jackfield.circuits.tasks.accuracy import TaskAccuracy, mean_and_interval
 from jackfield.core.study import Result
 from jackfield.reports import HeatMap, Report, Table
 
@@ -110,7 +110,7 @@ class Selectivity(Result):
         rows = []
         for i, kind in enumerate(("recall", "reasoning", "random")):
             for task, kept in (("recall", self.kept_recall), ("reasoning", self.kept_reasoning)):
-                rows.append([f"{kind} units", task, *mean_interval(kept[i].tolist())])
+                rows.append([f"{kind} units", task, *mean_and_interval(kept[i].tolist())])
         columns = ["ablated together", "task", "accuracy", "low (95 %)", "high (95 %)"]
         return Table(columns, rows, caption="On prompts that the units were not chosen on.")
 

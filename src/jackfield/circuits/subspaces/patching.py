@@ -24,7 +24,7 @@ from jackfield.circuits.patching import Direction
 from jackfield.circuits.subspaces.illusion import IllusionVerdict, Thresholds, judge, parts_of
 from jackfield.circuits.subspaces.interchange import Place, random_rows, read_place, rows_of
 from jackfield.circuits.subspaces.spaces import seen_space
-from jackfield.circuits.tasks.accuracy import mean_interval
+from jackfield.circuits.tasks.accuracy import mean_and_interval
 from jackfield.core.config import config, setting
 from jackfield.core.study import Result, Study
 from jackfield.reports import Report, Table
@@ -198,7 +198,7 @@ class SubspacePatch(Result):
     def _table(self) -> Table:
         columns = ["exchanged", "share of the gap", "low (95 %)", "high (95 %)"]
         rows = [
-            [part, *mean_interval(values.tolist()), accuracy, fldd]
+            [part, *mean_and_interval(values.tolist()), accuracy, fldd]
             for part, values, accuracy, fldd in zip(
                 PARTS, self.per_pair.T, self.accuracies, self.fldd, strict=True
             )

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-import torch
-
+from jackfield.core.intervals import mean_interval, share_interval
 from jackfield.core.study import Result
 from jackfield.reports import Report, Table
 
@@ -74,12 +74,12 @@ class TaskAccuracy(Result):
     def _table(self) -> Table:
         right = [each > 0 for each in self.differences]
         rows = [
-            ["answer above the wrong one", *share_interval(right)],
-            ["answer likeliest of all", *share_interval(self.first)],
-            ["probability of the answer", *mean_interval(self.probabilities)],
-            [self.metric, *mean_interval(self.differences)],
-            [f"{self.metric}, corrupted", *mean_interval(self.corrupted)],
-            ["clean minus corrupted", *mean_interval(self.gaps)],
+            ["answer above the wrong one", *share_and_interval(right)],
+            ["answer likeliest of all", *share_and_interval(self.first)],
+            ["probability of the answer", *mean_and_interval(self.probabilities)],
+            [self.metric, *mean_and_interval(self.differences)],
+            [f"{self.metric}, corrupted", *mean_and_interval(self.corrupted)],
+            ["clean minus corrupted", *mean_and_interval(self.gaps)],
         ]
         return Table(["measure", "value", "low (95 %)", "high (95 %)"], rows)
 
@@ -89,7 +89,7 @@ class TaskAccuracy(Result):
             chosen = [i for i, each in enumerate(self.groups) if each == group]
             right = [self.differences[i] > 0 for i in chosen]
             first = _share([self.first[i] for i in chosen])
-            rows.append([group, len(chosen), *share_interval(right), first])
+            rows.append([group, len(chosen), *share_and_interval(right), first])
         columns = [
             "kind",
             "examples",
@@ -130,22 +130,14 @@ class Known(Result):
         return Report(title, shown.blocks, summary=f"{kept} {shown.summary}")
 
 
-def share_interval(hits: Sequence[bool]) -> tuple[float, float, float]:
+def share_and_interval(hits: Sequence[bool]) -> tuple[float, float, float]:
     """A share and its 95 % interval (Wilson 1927)."""
-    share, count, z = _share(hits), len(hits), 1.96
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * (share * (1 - share) / count + z * z / (4 * count**2)) ** 0.5 / (1 + z * z / count)
-    return share, max(0.0, centre - half), min(1.0, centre + half)
+    return _share(hits), *share_interval(hits)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """A mean and its 95 % interval by bootstrap over the examples."""
-    held = torch.tensor(values, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(held), (1000, len(held)), generator=generator)
-    tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = held[drawn].mean(dim=1).quantile(tails).tolist()
-    return float(held.mean()), low, high
+    return fmean(values), *mean_interval(values)
 
 
 def _share(hits: Sequence[bool]) -> float:

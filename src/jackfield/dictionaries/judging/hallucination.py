@@ -30,6 +30,7 @@ from torch import Tensor
 
 from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, explain
+from jackfield.core.intervals import tails
 from jackfield.core.study import Result, Study
 from jackfield.dictionaries.dictionary import Dictionary
 from jackfield.dictionaries.judging.labelled import of_one_site, pooled
@@ -281,5 +282,5 @@ def _wins(values: Tensor, high: Bool[Tensor, " text"]) -> Float[Tensor, "high lo
 
 
 def _with_interval(value: Tensor, drawn: Tensor) -> tuple[float, float, float]:
-    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=drawn.dtype))
-    return float(value), float(low), float(high)
+    low, high = tails(drawn).tolist()
+    return float(value), low, high
