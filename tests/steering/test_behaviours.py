@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from jackfield.core.errors import InputError
-from jackfield.core.intervals import mean_interval
+from jackfield.reports.intervals import mean_interval
 from jackfield.steering.abilities import Abilities, AbilitiesFound, Ability
 from jackfield.steering.behaviours import BEHAVIOURS, Behaviour, word_ids
 

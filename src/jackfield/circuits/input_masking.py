@@ -26,11 +26,11 @@ from torch.nn.functional import interpolate
 from jackfield.circuits.layer_masking import layer_mask
 from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, ModelError, explain
-from jackfield.core.intervals import bootstrap_weights, tails
 from jackfield.core.progress import Progress
 from jackfield.core.study import Result, Study
 from jackfield.edits import Edit
 from jackfield.reports import Lines, Report, Table
+from jackfield.reports.intervals import bootstrap_weights, tails
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.core.errors import InputError, explain
-from jackfield.core.intervals import bootstrap_weights, tails
 from jackfield.core.sites import layer_of
 from jackfield.core.study import Result
 from jackfield.reports import Bars, HeatMap, Report, Table
+from jackfield.reports.intervals import bootstrap_weights, tails
 
 _CARRIES = 0.5  # share of the effect from which a cell counts as carrying the answer
 _LISTED = 12  # of the strongest cells

@@ -2,7 +2,8 @@
 
 Lives here: the blocks (Text, Table, HeatMap, Lines, Histogram, Bars, Tokens, SideBySide, Figure,
 Image, Columns, pictures of circuits and of interactions), `Report`, which holds them and saves
-itself as .html, .png, .csv or .json, and `Page`, one self-contained file for a newcomer.
+itself as .html, .png, .csv or .json, `Page`, one self-contained file for a newcomer, and the
+intervals that stand beside means and shares.
 May use: core. Look first: `report.py`, then `block.py` (what every block can do) and `heatmap.py`.
 """
 

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from jackfield.core.errors import InputError, explain
-from jackfield.core.intervals import bootstrap_weights, tails
 from jackfield.core.study import Result
 from jackfield.edits import Edit
 from jackfield.reports import Report, Table
+from jackfield.reports.intervals import bootstrap_weights, tails
 from jackfield.streams import TokenBatch, corpus, padded_batches
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from jackfield.core.config import config
 from jackfield.core.errors import InputError, explain
-from jackfield.core.intervals import mean_interval
 from jackfield.core.study import Result, Study
 from jackfield.reports import Report, Table
+from jackfield.reports.intervals import mean_interval
 from jackfield.steering.behaviours import BEHAVIOURS, Behaviour
 
 if TYPE_CHECKING:

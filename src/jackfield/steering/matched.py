@@ -19,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.core.errors import InputError, explain
-from jackfield.core.intervals import mean_interval
 from jackfield.edits import Add, Edit
 from jackfield.reports import Report, Table
+from jackfield.reports.intervals import mean_interval
 from jackfield.steering.behaviours import Behaviour
 from jackfield.steering.cost import chosen_tokens
 from jackfield.steering.dose import Dose

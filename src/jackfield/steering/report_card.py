@@ -25,9 +25,9 @@ from torch import Tensor
 
 from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, explain
-from jackfield.core.intervals import mean_interval
 from jackfield.core.study import Result, Study
 from jackfield.reports import Bars, Lines, Report, SideBySide, Table, Tokens
+from jackfield.reports.intervals import mean_interval
 from jackfield.steering.behaviours import Behaviour
 from jackfield.steering.cost import chosen_tokens
 from jackfield.steering.gate import Gate, gate, nll_shift

@@ -20,10 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.core.config import config, setting
-from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.edits import Edit
 from jackfield.reports import Bars, Report, Table
+from jackfield.reports.intervals import mean_intervals
 from jackfield.steering.behaviours import next_logits, word_ids
 from jackfield.steering.sentences import GLAD_WORDS, NEUTRAL, OPENINGS, SAD_WORDS
 from jackfield.steering.steering_vector import SteeringVector

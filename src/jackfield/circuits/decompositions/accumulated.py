@@ -23,9 +23,9 @@ from jackfield.circuits.decompositions.rows import read_at
 from jackfield.circuits.decompositions.target import target_of
 from jackfield.circuits.metrics import Answer
 from jackfield.core.config import config
-from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.reports import Bars, Lines, Report, Table
+from jackfield.reports.intervals import mean_intervals
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

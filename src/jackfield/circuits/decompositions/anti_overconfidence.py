@@ -31,10 +31,10 @@ from jackfield.circuits.edges.graph import graph_of
 from jackfield.circuits.metrics import Answer, answer_ids
 from jackfield.core.config import config
 from jackfield.core.errors import InputError, explain
-from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.edits import Edit, MeanOut
 from jackfield.reports import Bars, Report, Table
+from jackfield.reports.intervals import mean_intervals
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

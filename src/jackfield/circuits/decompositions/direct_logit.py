@@ -36,10 +36,10 @@ from jackfield.circuits.metrics import Answer
 from jackfield.circuits.pairs import last_site
 from jackfield.core.config import config
 from jackfield.core.errors import ModelError, explain
-from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.model.readers import linear_readers
 from jackfield.reports import Bars, HeatMap, Report, Table
+from jackfield.reports.intervals import mean_intervals
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

@@ -25,9 +25,9 @@ from jackfield.circuits.metrics import Answer
 from jackfield.circuits.pairs import last_site
 from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, explain
-from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.reports import Report, Table
+from jackfield.reports.intervals import mean_intervals
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

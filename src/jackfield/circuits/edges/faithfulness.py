@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.core.errors import InputError, explain
-from jackfield.core.intervals import bootstrap_weights, tails
 from jackfield.core.study import Result
 from jackfield.reports import Report, Table
+from jackfield.reports.intervals import bootstrap_weights, tails
 
 
 @dataclass(frozen=True)

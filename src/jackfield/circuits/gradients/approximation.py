@@ -25,9 +25,9 @@ from jackfield.circuits.patch_grid import PatchGrid
 from jackfield.circuits.patching import By, Direction, patch
 from jackfield.core.config import config, setting
 from jackfield.core.errors import ConfigError, InputError, explain
-from jackfield.core.intervals import bootstrap_weights
 from jackfield.core.study import Result, Study
 from jackfield.reports import Report, Table
+from jackfield.reports.intervals import bootstrap_weights
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

@@ -24,10 +24,10 @@ from jackfield.circuits.heads.head_scores import INDUCTION, HeadScoreTable
 from jackfield.circuits.heads.repeated import losses, repeated_tokens
 from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, explain
-from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.edits import MeanOut
 from jackfield.reports import Report, Table
+from jackfield.reports.intervals import mean_intervals
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

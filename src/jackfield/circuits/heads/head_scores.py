@@ -31,9 +31,9 @@ from jackfield.circuits.heads.repeated import Repeated, losses, repeated_tokens
 from jackfield.circuits.tasks.task import TaskExample
 from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, did_you_mean, explain
-from jackfield.core.intervals import mean_intervals
 from jackfield.core.study import Result, Study
 from jackfield.reports import Columns, HeatMap, Report, Table
+from jackfield.reports.intervals import mean_intervals
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jackfield.core.intervals import bootstrap_weights, tails
+from jackfield.reports.intervals import bootstrap_weights, tails
 
 _FLOOR = 1e-3  # of what the values are measured in: here shares of a gap
 

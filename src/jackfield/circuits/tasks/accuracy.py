@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from jackfield.core.intervals import mean_interval, share_interval
 from jackfield.core.study import Result
 from jackfield.reports import Report, Table
+from jackfield.reports.intervals import mean_interval, share_interval
 
 if TYPE_CHECKING:
     from jackfield.circuits.tasks.task import TaskExample

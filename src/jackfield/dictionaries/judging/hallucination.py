@@ -30,11 +30,11 @@ from torch import Tensor
 
 from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, explain
-from jackfield.core.intervals import tails
 from jackfield.core.study import Result, Study
 from jackfield.dictionaries.dictionary import Dictionary
 from jackfield.dictionaries.judging.labelled import of_one_site, pooled
 from jackfield.reports import Report, Table
+from jackfield.reports.intervals import tails
 from jackfield.streams import Stream
 
 _SHOWN = 10  # latents in the report

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from jackfield.core.intervals import (
+from jackfield.reports.intervals import (
     bootstrap_weights,
     mean_interval,
     mean_intervals,
