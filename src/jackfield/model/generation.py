@@ -1,8 +1,10 @@
-"""Generation with edits: batched, cached, token by token.
+"""Generation with edits and reads: batched, cached, token by token.
 
 Prompts are padded on the left, positions are absolute in each row, and edits see at each step
 which tokens they have before them. The result is that of the same edits without a cache (but for
-edits that draw at random: a cache saves them from drawing anew for what was read before).
+edits that draw at random: a cache saves them from drawing anew for what was read before). What a
+step has read are the tokens that are new to it, with any cache and with none: the prompt first,
+then one token a row.
 """
 
 import copy
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from jackfield.core.errors import InputError, ModelError, explain, warn
 from jackfield.edits import Edit
+from jackfield.model.generation_steps import Rows, Step, Stop, activations_of, decoded, plan_of
 from jackfield.model.inputs import Inputs, arguments, check_length, token_call
 from jackfield.model.session import Session
 
@@ -23,18 +26,6 @@ if TYPE_CHECKING:
     from jackfield.model.model import Model
 
 Cache = Literal["dynamic", "static", "none"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One new token in each row: ids [batch] and the text they add.
-
-    The text is "" in rows that have ended, and while a character still lacks tokens.
-    """
-
-    tokens: Int[Tensor, "batch"]  # noqa: F821
-    texts: list[str]
-    logits: Float[Tensor, "batch vocab"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +61,7 @@ def generate(
     seed: int = 0,
     cache: Cache = "dynamic",
     logits: bool = False,
+    stop: Stop | None = None,
 ) -> Generation:
     """Generates for each prompt until its end of sequence or `max_new_tokens`.
 
@@ -86,12 +78,14 @@ def generate(
         cache: "dynamic" (follows the model's sliding windows), "static", or "none", which runs
             the whole text again at each step.
         logits: keep the logits of each step.
+        stop: sees each step, and says which rows [batch] end before its token: they keep what
+            they had, and are filled as after an end of sequence.
 
     Raises:
         InputError: prompts that cannot be run.
         ModelError: the model has no language-model head.
     """
-    made = _prompt(model, prompts)
+    made = prompt_of(model, prompts)
     steps = list(
         stream(
             model,
@@ -103,18 +97,10 @@ def generate(
             top_p=top_p,
             seed=seed,
             cache=cache,
+            stop=stop,
         )
     )
-    assert made.tokens is not None
-    assert made.mask is not None
-    tokens = torch.stack([step.tokens for step in steps], dim=1)
-    rows = zip(made.tokens, made.mask, strict=True)
-    return Generation(
-        prompts=["".join(_decode(model, ids[mask])) for ids, mask in rows],
-        texts=["".join(_decode(model, _until_end(model, row))) for row in tokens],
-        tokens=tokens,
-        logits=torch.stack([step.logits for step in steps], dim=1) if logits else None,
-    )
+    return gathered(model, made, steps, logits=logits)
 
 
 def stream(
@@ -128,38 +114,67 @@ def stream(
     top_p: float | None = None,
     seed: int = 0,
     cache: Cache = "dynamic",
+    sites: str | Sequence[str] = (),
+    stop: Stop | None = None,
 ) -> Iterator[Step]:
-    """`generate` as an iterator of steps; the model is edited only while a step is made."""
+    """`generate` as an iterator of steps; the model is edited only while a step is made.
+
+    Each step has the activations of `sites`, names or patterns, as the edits left them; what a raw
+    module path gives depends on the cache. The other arguments are those of `generate`.
+
+    Raises:
+        SiteError: a site that cannot be read token by token.
+    """
     _check_settings(model, max_new_tokens, temperature, top_k, top_p)
-    made = _prompt(model, prompts)
+    made = prompt_of(model, prompts)
     assert made.tokens is not None
     assert made.mask is not None
     longest = int(made.mask.sum(-1).max()) + max_new_tokens - 1  # the last one is not read again
     check_length(longest, model.context, f"{model.name}.generate, prompt and max_new_tokens")
-    plan = model.plan((), edits)
+    plan = plan_of(model, made.tokens, sites, edits)
     session = Session(
         sinks=model.sinks_for(plan.edits),
         lengths=made.mask.sum(-1),
         spans=made.spans,
         roles=made.roles,
     )
-    tokens, mask, ended = made.tokens, made.mask, torch.zeros(len(made.tokens), dtype=torch.bool)
-    past = _new_cache(model, cache, tokens.shape[1] + max_new_tokens)
+    rows, mask = Rows(model, made.tokens), made.mask
+    past = _new_cache(model, cache, rows.tokens.shape[1] + max_new_tokens)
     generator = torch.Generator().manual_seed(seed)
-    said = [""] * len(tokens)
     for left in reversed(range(max_new_tokens)):
-        given = tokens if past is None or not past.get_seq_length() else tokens[:, -1:]
+        fresh = rows.tokens[:, rows.read :]
+        given = fresh if past is not None else rows.tokens
         with torch.no_grad(), model.claimed(), plan.installed(session):
-            last = _last_logits(model, given, mask, past)
+            last = _last_logits(model, given, mask, past, whole="logits" in plan.reads)
         plan.check_fired(session, model.name)
-        new = _choose(last, temperature, top_k, top_p, generator).where(~ended, _filler(model))
-        ended = ended | torch.isin(new, _ends(model))
-        tokens = torch.cat([tokens, new[:, None].to(tokens.device)], dim=1)
-        over = ended if left else torch.ones_like(ended)
-        yield Step(new, _said_now(model, tokens[:, made.tokens.shape[1] :], said, over), last)
-        if bool(ended.all()):
+        new = _choose(last, temperature, top_k, top_p, generator)
+        own = mask[:, -fresh.shape[1] :] & ~rows.ended[:, None].to(mask.device)
+        read = activations_of(model, plan, session, fresh.shape[1], static=cache == "static")
+        step = rows.offered(new, Step(new, [], last, own, rows.ended, read), final=not left)
+        if stop is not None:
+            step = rows.stopped(step, stop(step), final=not left)
+        rows.take(step)
+        yield step
+        if bool(rows.ended.all()):
             return
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+
+
+def gathered(
+    model: "Model", made: Inputs, steps: Sequence[Step], *, logits: bool = False
+) -> Generation:
+    """The steps of one `stream` as one `Generation`; `made` is what `prompt_of` gave."""
+    assert made.tokens is not None
+    assert made.mask is not None
+    tokens = torch.stack([step.tokens for step in steps], dim=1)
+    kept = (~torch.stack([step.ended for step in steps], dim=1)).sum(dim=1)
+    rows = zip(made.tokens, made.mask, strict=True)
+    return Generation(
+        prompts=["".join(decoded(model, ids[mask])) for ids, mask in rows],
+        texts=[decoded(model, row[:count]) for row, count in zip(tokens, kept, strict=True)],
+        tokens=tokens,
+        logits=torch.stack([step.logits for step in steps], dim=1) if logits else None,
+    )
 
 
 def copied(past: Any) -> Any:
@@ -167,7 +182,13 @@ def copied(past: Any) -> Any:
     return copy.deepcopy(past)
 
 
-def _prompt(model: "Model", prompts: Any) -> Inputs:
+def prompt_of(model: "Model", prompts: Any) -> Inputs:
+    """The prompts as a generation reads them: padded on the left, a chat open for its answer.
+
+    Raises:
+        InputError: they cannot be run.
+        ModelError: the model has no language-model head.
+    """
     if not hasattr(model.module, "generate") or "logits" not in model.sites:
         raise ModelError(
             explain(
@@ -212,14 +233,14 @@ def _new_cache(model: "Model", kind: Cache, length: int) -> Any:
 
 
 def _last_logits(
-    model: "Model", tokens: Tensor, mask: Tensor, past: Any
+    model: "Model", tokens: Tensor, mask: Tensor, past: Any, *, whole: bool
 ) -> Float[Tensor, "batch vocab"]:
     call = token_call(model.module, tokens, mask, model.device)
     takes = arguments(model.module)
     call["use_cache"] = past is not None
     if past is not None:
         call["past_key_values"] = past
-    if "logits_to_keep" in takes:
+    if "logits_to_keep" in takes and not whole:
         call["logits_to_keep"] = 1
     return model.module(**call).logits[:, -1].float()
 
@@ -245,42 +266,3 @@ def _choose(
     warpers += [TopPLogitsWarper(top_p)] if top_p and top_p < 1 else []
     shares = torch.softmax(warpers(None, logits), dim=-1).cpu()  # type: ignore[arg-type]
     return torch.multinomial(shares, 1, generator=generator)[:, 0]
-
-
-def _ends(model: "Model") -> Tensor:
-    """Ids that end a row."""
-    config = getattr(model.module, "generation_config", None)
-    ends = getattr(config, "eos_token_id", None)
-    ends = model.config.eos_token_id if ends is None else ends
-    listed = [] if ends is None else ends if isinstance(ends, list) else [ends]
-    return torch.tensor(listed, dtype=torch.long)
-
-
-def _filler(model: "Model") -> Tensor:
-    ends = _ends(model)
-    sources = (model.tokenizer, getattr(model.module, "generation_config", None), model.config)
-    named = (getattr(source, "pad_token_id", None) for source in sources)
-    padding = next((each for each in named if each is not None), None)
-    return torch.tensor(padding if padding is not None else int(ends[0]) if len(ends) else 0)
-
-
-def _until_end(model: "Model", row: Tensor) -> Tensor:
-    at_end = torch.isin(row, _ends(model)).nonzero()
-    return row[: int(at_end[0])] if len(at_end) else row
-
-
-def _decode(model: "Model", ids: Tensor) -> str:
-    if model.tokenizer is None:
-        return " ".join(str(int(each)) for each in ids)
-    return str(model.tokenizer.decode(ids))
-
-
-def _said_now(model: "Model", rows: Tensor, said: list[str], over: Tensor) -> list[str]:
-    """What each row's text has become longer by; `said` is brought up to date."""
-    pieces = []
-    for index, row in enumerate(rows.cpu()):
-        text = _decode(model, _until_end(model, row))
-        cut = text.endswith("\ufffd") and not over[index]  # a character of several tokens
-        pieces.append("" if cut else text[len(said[index]) :])
-        said[index] += pieces[-1]
-    return pieces

@@ -20,6 +20,7 @@ from jackfield.edits import Edit
 from jackfield.model import contexts, generation, segment, sinks
 from jackfield.model.detect import detect
 from jackfield.model.families import Family, family_of
+from jackfield.model.generation_steps import Step, Stop
 from jackfield.model.inputs import (
     Inputs,
     Side,
@@ -250,13 +251,45 @@ class Model:
             logits=logits or "logits" in listed or cache, lengths=lengths,
         )  # fmt: skip
 
-    def generate(self, prompts: Any, **options: Any) -> generation.Generation:
+    def generate(
+        self,
+        prompts: Any,
+        *,
+        edits: Sequence[Edit] = (),
+        max_new_tokens: int = 50,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        cache: generation.Cache = "dynamic",
+        logits: bool = False,
+        stop: Stop | None = None,
+    ) -> generation.Generation:
         """Generates text with edits in place; see `jackfield.model.generation.generate`."""
-        return generation.generate(self, prompts, **options)
+        return generation.generate(
+            self, prompts, edits=edits, max_new_tokens=max_new_tokens, temperature=temperature,
+            top_k=top_k, top_p=top_p, seed=seed, cache=cache, logits=logits, stop=stop,
+        )  # fmt: skip
 
-    def generate_stream(self, prompts: Any, **options: Any) -> Iterator[generation.Step]:
-        """The same, token by token; see `jackfield.model.generation.stream`."""
-        return generation.stream(self, prompts, **options)
+    def generate_stream(
+        self,
+        prompts: Any,
+        *,
+        edits: Sequence[Edit] = (),
+        max_new_tokens: int = 50,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        cache: generation.Cache = "dynamic",
+        sites: str | Sequence[str] = (),
+        stop: Stop | None = None,
+    ) -> Iterator[Step]:
+        """The same, token by token, with the activations of `sites`; see `generation.stream`."""
+        return generation.stream(
+            self, prompts, edits=edits, max_new_tokens=max_new_tokens, temperature=temperature,
+            top_k=top_k, top_p=top_p, seed=seed, cache=cache, sites=sites, stop=stop,
+        )  # fmt: skip
 
     def segment(self, start: str, stop: str, inputs: Any, **options: Any) -> segment.Segment:
         """The model between two sites as a function; see `jackfield.model.segment`."""

@@ -10,6 +10,7 @@ from jackfield.edits import Add, Edit
 from jackfield.model.doctor.diagnosis import Row, absent, judge
 from jackfield.model.doctor.reading import beyond_float32
 from jackfield.model.doctor.subject import Subject, relative
+from jackfield.model.generation import Cache
 from jackfield.model.inputs import arguments, pad, token_call
 from jackfield.model.views import first
 
@@ -166,7 +167,7 @@ def _edits_of_the_cache(patient: Subject) -> list[Edit]:
     return [Add(patient.change(run[s][0, 1]), at=s, where=w) for s, w in sites.items()]
 
 
-def _generated(patient: Subject, twin: Subject | None, cache: str) -> Row:
+def _generated(patient: Subject, twin: Subject | None, cache: Cache) -> Row:
     check = f"generate: a {cache} cache = none, left-padded, with and without edits"
     if cache == "static":
         reason = _static_refused(patient)
@@ -178,14 +179,15 @@ def _generated(patient: Subject, twin: Subject | None, cache: str) -> Row:
     return judge(check, found, patient.through, twin=exact)
 
 
-def _generation_mistakes(patient: Subject, cache: str) -> dict[str, float]:
+def _generation_mistakes(patient: Subject, cache: Cache) -> dict[str, float]:
     ids, mask = pad(_ragged(patient), side="left", value=_filler(patient))
     prompt = {"input_ids": ids, "attention_mask": mask.long()}
     found = {}
     for name, edits in (("no edits", []), ("edits", _edits_of_the_cache(patient))):
+        caches: tuple[Cache, ...] = (cache, "none")
         ways: Sequence[Any] = [
             patient.model.generate(prompt, edits=edits, max_new_tokens=NEW, cache=way, logits=True)
-            for way in (cache, "none")
+            for way in caches
         ]
         found[name] = relative(ways[0].logits, ways[1].logits)
     return found
