@@ -47,7 +47,7 @@ class Fitted(ABC):
         """Writes a folder that `load` reads back to the same object."""
         config, tensors, extra = self.state()
         return save_artifact(
-            path, kind=_kind(type(self)), config=config, tensors=tensors, extra=extra
+            path, kind=kind_of(type(self)), config=config, tensors=tensors, extra=extra
         )
 
     @classmethod
@@ -58,7 +58,7 @@ class Fitted(ABC):
             ArtifactError: the folder is damaged or holds something else.
         """
         artifact = read_artifact(path)
-        found = cls if artifact.kind == _kind(cls) else _class_of(artifact, path)
+        found = cls if artifact.kind == kind_of(cls) else class_of(artifact, path)
         if not issubclass(found, cls):
             raise ArtifactError(
                 explain(where=str(path), expected=f"a {cls.__name__}", got=f"a {found.__name__}")
@@ -66,12 +66,17 @@ class Fitted(ABC):
         return found.from_state(artifact.config, artifact.tensors, artifact.extra)
 
 
-def _kind(cls: type) -> str:
+def kind_of(cls: type) -> str:
+    """What an artifact calls a class."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _class_of(artifact: Artifact, path: str | Path) -> type:
-    """The class that an artifact names; only our own fitted classes are looked up, never others."""
+def class_of(artifact: Artifact, path: str | Path) -> type:
+    """The class that an artifact names; only our own fitted classes are looked up, never others.
+
+    Raises:
+        ArtifactError: it names something else; `path` says where it was read.
+    """
     module, _, name = artifact.kind.partition(":")
     found = None
     if module.startswith("jackfield."):

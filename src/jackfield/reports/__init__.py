@@ -1,8 +1,8 @@
 """Reports: what a method shows. A table, a figure, a sentence; a notebook, a terminal, a page.
 
-Lives here: the blocks (Text, Table, HeatMap, Lines, Histogram, Bars, Tokens, SideBySide, Figure,
-Image, Columns, pictures of circuits and of interactions), `Report`, which holds them and saves
-itself as .html, .png, .csv or .json, `Page`, one self-contained file for a newcomer, and the
+Lives here: the blocks (Text, Table, HeatMap, Lines, Scatter, Histogram, Bars, Tokens, SideBySide,
+Figure, Image, Columns, pictures of circuits and of interactions), `Report`, which holds them and
+saves itself as .html, .png, .csv or .json, `Page`, one self-contained file for a newcomer, and the
 intervals that stand beside means and shares.
 May use: core. Look first: `report.py`, then `block.py` (what every block can do) and `heatmap.py`.
 """
@@ -19,6 +19,7 @@ from jackfield.reports.page import GLOSSARY, Page, PageSection
 from jackfield.reports.picture import Figure, Image
 from jackfield.reports.prose import Text
 from jackfield.reports.report import Report
+from jackfield.reports.scatter import Scatter
 from jackfield.reports.side_by_side import SideBySide
 from jackfield.reports.table import Table
 from jackfield.reports.tokens import Tokens
@@ -39,6 +40,7 @@ __all__ = [
     "Page",
     "PageSection",
     "Report",
+    "Scatter",
     "SideBySide",
     "Table",
     "Text",

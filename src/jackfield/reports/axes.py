@@ -53,7 +53,8 @@ class Axis:
             return self._log_ticks(count)
         step = self._step(count)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [round(i * step, 12) for i in range(first, last + 1)]
+        digits = 12 - math.floor(math.log10(step))
+        return [round(i * step, digits) for i in range(first, last + 1)]
 
     def _step(self, count: int) -> float:
         """The round distance of about `count` ticks."""
@@ -86,10 +87,10 @@ def frame(
     )
 
 
-def stretched(shapes: str) -> str:
-    """Shapes in a view box of 1000 by HEIGHT units, stretched over the plot."""
+def stretched(shapes: str, height: int = HEIGHT) -> str:
+    """Shapes in a view box of 1000 by `height` units, stretched over the plot."""
     return (
-        f'<svg width="100%" height={HEIGHT} viewBox="0 0 {VIEW} {HEIGHT}"'
+        f'<svg width="100%" height={height} viewBox="0 0 {VIEW} {height}"'
         f" preserveAspectRatio=none>{shapes}</svg>"
     )
 
