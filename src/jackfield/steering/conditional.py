@@ -192,7 +192,7 @@ class Conditional(Steering):
     ) -> Self:
         """Rebuilds the gate and what is behind it from `state`."""
         return cls(
-            behaviour=unpacked(tensors, extra["behaviour"], "behaviour"),
+            behaviour=unpacked(tensors, extra["behaviour"], "behaviour", Steering),
             condition=tensors["condition"],
             site=extra["site"],
             threshold=extra["threshold"],

@@ -116,7 +116,7 @@ def read_contrast(
         InputError: no texts, a text without a token to read, or numbers that are not finite.
         SiteError: a site of another shape.
     """
-    sites = tuple(_site(model, name) for name in model.sites.select(at))
+    sites = tuple(vector_site(model, name) for name in model.sites.select(at))
     sides = [[given] if isinstance(given, str) else given for given in (positive, negative)]
     with Progress("reading", total=sum(map(len, sides)), unit="texts", enabled=progress) as shown:
         plus, minus = (
@@ -260,7 +260,12 @@ def _halves(x: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     return x[order[:half]], x[order[half:]]
 
 
-def _site(model: "Model", at: str) -> str:
+def vector_site(model: "Model", at: str) -> str:
+    """The name of a site in the blocks that has one vector a token.
+
+    Raises:
+        SiteError: it has another shape, or lies elsewhere.
+    """
     site = model.sites[at]
     inside = site.layer is not None or site.role == "embed"
     if site.axes[:2] != ("batch", "position") or len(site.axes) != 3 or not inside:

@@ -94,7 +94,7 @@ def fluency(model: "Model", prompts: Any, tokens: Int[Tensor, "text new"]) -> Fl
     assert made.tokens is not None
     assert made.mask is not None
     tokens = tokens.to(made.tokens.device)
-    real = _until_end(model, tokens)
+    real = until_end(model, tokens)
     ids = torch.cat([made.tokens, tokens], dim=1)
     mask = torch.cat([made.mask, real], dim=1)
     run = model.run({"input_ids": ids, "attention_mask": mask.long()})
@@ -131,7 +131,7 @@ def _summed_up(values: Float[Tensor, "token"]) -> KLCost:  # noqa: F821
     return KLCost(float(values.mean()), float(values.quantile(0.95)), len(values))
 
 
-def _until_end(model: "Model", tokens: Int[Tensor, "text new"]) -> Bool[Tensor, "text new"]:
+def until_end(model: "Model", tokens: Int[Tensor, "text new"]) -> Bool[Tensor, "text new"]:
     """True up to a row's end of sequence; generation pads behind it."""
     config = getattr(model.module, "generation_config", None) or model.config
     ends = config.eos_token_id

@@ -6,27 +6,29 @@ from typing import Any
 from torch import Tensor
 
 from jackfield.core.artifacts import Artifact
-from jackfield.core.fitted import _class_of
-from jackfield.steering.steering import Steering
+from jackfield.core.errors import ArtifactError, explain
+from jackfield.core.fitted import Fitted, class_of, kind_of
 
 
-def packed(inner: Steering, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def packed(inner: Fitted, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a fitted object under "name.…", and the rest of its state."""
     config, tensors, extra = inner.state()
-    kind = f"{type(inner).__module__}:{type(inner).__qualname__}"
     named = {f"{name}.{key}": value for key, value in tensors.items()}
-    return named, {"kind": kind, "config": config, "extra": extra}
+    return named, {"kind": kind_of(type(inner)), "config": config, "extra": extra}
 
 
-def unpacked(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], name: str) -> Steering:
-    """Rebuilds what `packed` took apart.
+def unpacked(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], name: str, kind: type) -> Any:
+    """Rebuilds what `packed` took apart, which is to be a `kind`.
 
     Raises:
-        ArtifactError: it names no fitted object of Jackfield.
+        ArtifactError: it names no fitted object of Jackfield, or none of this kind.
     """
     start = f"{name}."
     own = {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}
     artifact = Artifact(rest["kind"], rest["config"], own, rest["extra"])
-    found: Any = _class_of(artifact, name)
-    steering: Steering = found.from_state(artifact.config, artifact.tensors, artifact.extra)
-    return steering
+    found: Any = class_of(artifact, name)
+    if not issubclass(found, kind):
+        raise ArtifactError(
+            explain(where=name, expected=f"a {kind.__name__}", got=f"a {found.__name__}")
+        )
+    return found.from_state(artifact.config, artifact.tensors, artifact.extra)

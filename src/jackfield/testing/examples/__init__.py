@@ -11,6 +11,13 @@ from jackfield.testing.examples import (
     memory,
     sparsity,
     steering,
+    steering_axes,
+    steering_control,
+    steering_features,
+    steering_guards,
+    steering_reft,
+    steering_rules,
+    steering_tasks,
     subspaces,
 )
 
@@ -28,6 +35,9 @@ KNOWN_FAILURES: dict[tuple[str, str], str] = {
     ("induction-lab", "study_refuses_empty_data"): (
         "it draws its own sequences, so no texts are given that could be empty"
     ),
+    ("ontology-questions", "study_refuses_empty_data"): (
+        "it writes its own questions, so no texts are given that could be empty"
+    ),
     ("head-scores", "study_refuses_empty_data"): (
         "it makes its own random tokens, so no texts are given that could be empty"
     ),
@@ -42,6 +52,13 @@ EXAMPLES: dict[str, Example] = {
         dictionaries,
         judging,
         steering,
+        steering_axes,
+        steering_guards,
+        steering_features,
+        steering_control,
+        steering_reft,
+        steering_rules,
+        steering_tasks,
         sparsity,
         lenses,
         circuits,

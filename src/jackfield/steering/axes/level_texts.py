@@ -1,0 +1,68 @@
+"""Texts at five levels of granularity, from one person to the whole world; ten a level.
+
+The same ten subjects come in the same order at each level (food, water, money, health, school,
+work, safety, travel, weather, housing), so that the subject does not tell the level.
+"""
+
+GRANULARITY: dict[str, tuple[str, ...]] = {
+    "person": (
+        "I cooked myself some soup tonight and ate it alone at my table.",
+        "My tap has been dripping, so I put a bucket under it.",
+        "I counted the coins in my pocket before I bought the bread.",
+        "My knee hurts when I climb the stairs in the morning.",
+        "I forgot my homework and my teacher gave me a second chance.",
+        "I was tired at my desk, so I made myself a coffee.",
+        "I locked my door twice because I heard a noise outside.",
+        "I missed my bus and walked the whole way in my old shoes.",
+        "I got wet in the rain because I had left my umbrella behind.",
+        "I painted my bedroom blue and slept on the sofa meanwhile.",
+    ),
+    "neighbourhood": (
+        "Our street shared a long table in summer, and each family brought a dish.",
+        "The neighbours took turns to water the gardens of our little square.",
+        "The families on our block collected some money for the playground.",
+        "A nurse who lives next door looks after the old people on our street.",
+        "The parents of our quarter walk the children to school together.",
+        "The neighbours met in the yard to repair the fence with their own tools.",
+        "Our street keeps an eye on the houses of those who are away.",
+        "The people of our block share two cars and a cargo bike.",
+        "After the storm the neighbours cleared the branches from the lane.",
+        "The tenants of our building painted the stairwell on a Sunday.",
+    ),
+    "company": (
+        "The company opened a canteen that serves its staff a warm lunch.",
+        "The plant cut its use of water by a third after the audit.",
+        "The firm reported higher profits and paid its shareholders a dividend.",
+        "The hospital hired more nurses and shortened the waiting list of its wards.",
+        "The college added two courses and raised the fees of its students.",
+        "The factory moved its workers to shifts of four days a week.",
+        "The management ordered new alarms for all offices of the firm.",
+        "The airline replaced its older planes and dropped several routes.",
+        "The insurer raised its rates after the claims of a stormy year.",
+        "The developer sold the last flats of its new building to its clients.",
+    ),
+    "nation": (
+        "The ministry of agriculture fixed the price of wheat for the whole country.",
+        "Parliament passed a law on the rivers and reservoirs of the nation.",
+        "The central bank raised the interest rate to slow national inflation.",
+        "The government extended public health insurance to every citizen.",
+        "The state reformed its school system and trained more teachers nationwide.",
+        "The national rate of unemployment fell to its lowest for a decade.",
+        "The government reinforced the police and the borders of the republic.",
+        "The country built a railway from its northern coast to its capital.",
+        "The government declared a state of emergency after the national drought.",
+        "Parliament voted for a national programme of public housing.",
+    ),
+    "world": (
+        "World food prices rose as harvests failed on three continents at once.",
+        "Humanity draws more water from the planet's aquifers than the rains return.",
+        "Global markets fell after the currencies of the major economies weakened.",
+        "The pandemic spread across the continents and strained all the world's health systems.",
+        "Literacy has risen across the globe for two hundred years.",
+        "Automation changes the labour of billions of people across the world economy.",
+        "The nations of the world signed a treaty to reduce their nuclear weapons.",
+        "International air travel links every continent and carries billions each year.",
+        "The climate of the planet warms, and the oceans rise on every coast.",
+        "Most of humanity now lives in cities, and the global population still grows.",
+    ),
+}
