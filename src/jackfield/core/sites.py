@@ -8,7 +8,7 @@ blocks.5.hook_resid_post       TransformerLens names are aliases
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from jackfield.core.errors import SiteError, explain
@@ -98,6 +98,15 @@ def layer_of(name: str) -> int | None:
     """
     found = re.match(r"(?:.*\.)?(?:layers|cache)\.(\d+)\.", name)
     return int(found[1]) if found and not name.endswith((":in", ":out")) else None
+
+
+def in_words(names: Collection[str]) -> str:
+    """The name of one site, or how many they are.
+
+    >>> in_words(["layers.3.mlp_out"]), in_words(["layers.3.mlp_out", "layers.4.mlp_out"])
+    ('layers.3.mlp_out', '2 sites')
+    """
+    return next(iter(names)) if len(names) == 1 else f"{len(names)} sites"
 
 
 def _parts(name: str) -> list[str]:

@@ -23,6 +23,7 @@ from torch import Tensor
 from jackfield.core.config import config, setting, to_json
 from jackfield.core.errors import InputError, explain
 from jackfield.core.fitted import Method
+from jackfield.core.sites import in_words
 from jackfield.edits import Edit
 from jackfield.edits.transport import MoveUnits
 from jackfield.reports import Bars, Report, Table
@@ -144,10 +145,10 @@ class SteeredUnits(Steering):
     def report(self) -> Report:
         """The units, strongest first."""
         rows = sorted(self._rows(), key=lambda row: -abs(row[2]))
-        sites = len({row[0] for row in rows})
+        sites = in_words({row[0] for row in rows})
         low = min(abs(row[2]) for row in rows)
         summary = (
-            f"AUSteer chose {len(rows)} units at {sites} sites of {self.model}; each differs in "
+            f"AUSteer chose {len(rows)} units at {sites} of {self.model}; each differs in "
             f"the same direction in at least {low:.0%} of {self.pairs} pairs."
         )
         labels = [f"{site}[unit={unit}]" for site, unit, _ in rows]

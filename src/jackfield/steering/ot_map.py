@@ -24,6 +24,7 @@ from torch import Tensor
 from jackfield.core.config import config, setting, to_json
 from jackfield.core.errors import InputError, explain
 from jackfield.core.fitted import Method
+from jackfield.core.sites import in_words
 from jackfield.edits import Edit
 from jackfield.edits.transport import MoveSubspace
 from jackfield.reports import Report, Table
@@ -166,7 +167,7 @@ class SubspaceMaps(Steering):
         rows = [[site, m.variance, m.held, float(m.shift.norm())] for site, m in self.maps.items()]
         held = sum(m.held for m in self.maps.values()) / len(rows)
         summary = (
-            f"OTMap at {len(rows)} sites of {self.model}, {self.method['rank']} principal "
+            f"OTMap at {in_words(self.maps)} of {self.model}, {self.method['rank']} principal "
             f"directions, which hold {held:.0%} of the squared mean difference."
         )
         table = Table(columns, rows, formats=dict.fromkeys(columns[1:], ".3f"))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 from jaxtyping import Float
 from torch import Tensor
 
-from jackfield.core.sites import layer_of
+from jackfield.core.sites import in_words, layer_of
 from jackfield.edits import Edit
 from jackfield.edits.transport import MoveUnits
 from jackfield.reports import Lines, Report, Table
@@ -133,7 +133,7 @@ class UnitMaps(Steering):
         moved = sum(m.moved for m in found)
         width = sum(len(m.gain) for m in found)
         return (
-            f"{self.method['name']} at {len(found)} sites of {self.model} moves {moved} of {width} "
-            f"units; the sides' units were {before:.3g} source variances apart (W₂²), and are "
-            f"{after:.3g} on the texts it was fitted on."
+            f"{self.method['name']} at {in_words(self.maps)} of {self.model} moves {moved} of "
+            f"{width} units; the sides' units were {before:.3g} source variances apart (W₂²), and "
+            f"are {after:.3g} on the texts it was fitted on."
         )
