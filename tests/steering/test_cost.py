@@ -38,15 +38,15 @@ def test_a_text_that_ends_at_once_has_no_fluency(tiny64, tokens):
 
 
 def test_variants_are_measured_each_on_its_own(tiny64, tokens, monkeypatch):
-    from jackfield.steering import cost
+    from jackfield.steering import unsteered
 
     vector = torch.randn(32, dtype=torch.float64)
     variants = [[], [Add(vector, at="layers.0.resid_post")], [Add(-vector, at="layers.1.mlp_out")]]
     together = kl_costs(tiny64, variants, tokens)
     assert together[0].mean == 0
     assert together[1].mean > 0
-    monkeypatch.setattr(cost, "_TEXTS", 1)
-    monkeypatch.setattr(cost, "_ROWS", 2)
+    monkeypatch.setattr(unsteered, "_TEXTS", 1)
+    monkeypatch.setattr(unsteered, "_ROWS", 2)
     for variant, found in zip(variants, together, strict=True):
         (alone,) = kl_costs(tiny64, [variant], tokens)
         assert alone.mean == pytest.approx(found.mean, rel=1e-4, abs=1e-9)

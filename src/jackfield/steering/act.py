@@ -25,9 +25,9 @@ from jackfield.core.fitted import Method
 from jackfield.edits import Edit
 from jackfield.edits.transport import MoveUnits
 from jackfield.steering.contrast import Contrast, Pooling, read_contrast
-from jackfield.steering.cost import sinks_in
 from jackfield.steering.one_dimensional import matched, w2_squared
 from jackfield.steering.unit_maps import UnitMap, UnitMaps
+from jackfield.steering.unsteered import sinks_in
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

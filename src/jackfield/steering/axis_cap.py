@@ -24,9 +24,9 @@ from jackfield.core.fitted import Method
 from jackfield.core.progress import Progress
 from jackfield.edits import Cap, Edit
 from jackfield.reports import Report, Table
-from jackfield.steering.cost import chosen_tokens
 from jackfield.steering.steering import Steering
 from jackfield.steering.steering_vector import SteeringVector
+from jackfield.steering.unsteered import chosen_tokens
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

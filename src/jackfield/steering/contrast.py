@@ -23,7 +23,7 @@ from torch import Tensor
 
 from jackfield.core.errors import InputError, SiteError, explain
 from jackfield.core.progress import Progress
-from jackfield.steering.cost import chosen_tokens
+from jackfield.steering.unsteered import chosen_tokens
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

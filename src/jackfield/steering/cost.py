@@ -9,25 +9,20 @@ distinct-2 (Li et al. 2016, arXiv 1510.03055), which is then low as well. KL as 
 control: 2504.19483.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from jackfield.core.where import Coordinates, where
 from jackfield.edits import Edit
-from jackfield.model.sinks import mentioned
+from jackfield.steering.unsteered import Unsteered
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
-    from jackfield.model.run import Run
-
-_TEXTS = 8  # in one forward
-_ROWS = 128  # tokens unembedded at once
 
 
 @dataclass(frozen=True)
@@ -60,26 +55,19 @@ def kl_costs(model: "Model", variants: Sequence[Sequence[Edit]], texts: Any) -> 
         variants: lists of edits.
         texts: texts, or token ids [text, position].
     """
-    listed = [texts] if isinstance(texts, str) else texts
-    found: list[list[Tensor]] = [[] for _ in variants]
-    for start in range(0, len(listed), _TEXTS):
-        part = listed[start : start + _TEXTS]
-        streams = torch.stack([_final_stream(model, part, edits) for edits in ((), *variants)])
-        for rows in streams.split(_ROWS, dim=1):
-            plain = model.unembed(rows[0]).float().log_softmax(dim=-1)
-            for kept, x in zip(found, rows[1:], strict=True):
-                log_p = model.unembed(x).float().log_softmax(dim=-1)
-                kl = (log_p.exp() * (log_p - plain)).sum(dim=-1)
-                kept.append(kl.clamp(min=0).cpu())  # rounding goes below 0
-    return [_summed_up(torch.cat(each)) for each in found]
+    unsteered = Unsteered(model, texts, [edit for edits in variants for edit in edits])
+    return [kl_cost(unsteered, edits) for edits in variants]
 
 
-def neutral_logits(model: "Model", texts: Any, edits: Sequence[Edit]) -> Iterator[Tensor]:
-    """The logits [token, vocab] in float32 of all tokens of `texts` but sinks, some at a time."""
-    listed = [texts] if isinstance(texts, str) else texts
-    for start in range(0, len(listed), _TEXTS):
-        for rows in _final_stream(model, listed[start : start + _TEXTS], edits).split(_ROWS):
-            yield model.unembed(rows).float()
+def kl_cost(unsteered: Unsteered, edits: Sequence[Edit]) -> KLCost:
+    """The KL of edits to the unedited model, on the texts that `unsteered` has run."""
+    found = []
+    for plain, steered in unsteered.beside(edits):
+        log_p = steered.log_softmax(dim=-1)
+        kl = (log_p.exp() * (log_p - plain.log_softmax(dim=-1))).sum(dim=-1)
+        found.append(kl.clamp(min=0).cpu())  # rounding goes below 0
+    values = torch.cat(found)
+    return KLCost(float(values.mean()), float(values.quantile(0.95)), len(values))
 
 
 def fluency(model: "Model", prompts: Any, tokens: Int[Tensor, "text new"]) -> Fluency:
@@ -104,31 +92,6 @@ def fluency(model: "Model", prompts: Any, tokens: Int[Tensor, "text new"]) -> Fl
     pairs = [(-s[r].mean(), _distinct2(t[r].tolist())) for s, t, r in rows]
     nll, distinct = (torch.tensor([float(pair[i]) for pair in pairs]) for i in (0, 1))
     return Fluency(float(nll.nanmean()), float(distinct.nanmean()))
-
-
-def chosen_tokens(model: "Model", run: "Run", rule: Any) -> Bool[Tensor, "text position"]:
-    """Which tokens of a run a `where` means."""
-    assert run.mask is not None
-    assert run.positions is not None
-    sinks = sinks_in(model, rule)
-    at = Coordinates(run.positions, run.mask.sum(dim=-1), run.tokens, sinks)
-    return where(rule).mask(at)
-
-
-def sinks_in(model: "Model", rule: Any) -> tuple[int, ...]:
-    """The model's sink positions, if a `where` speaks of them."""
-    return model.sinks if mentioned(where(rule)) else ()
-
-
-def _final_stream(model: "Model", texts: Any, edits: Sequence[Edit]) -> Float[Tensor, "token d"]:
-    """The residual stream after the last block, at all tokens that are not sinks."""
-    last = f"layers.{model.n_layers - 1}.resid_post"
-    run = model.run(texts, sites=[last], edits=edits, logits=False)
-    return run[last][chosen_tokens(model, run, "~sinks")]
-
-
-def _summed_up(values: Float[Tensor, "token"]) -> KLCost:  # noqa: F821
-    return KLCost(float(values.mean()), float(values.quantile(0.95)), len(values))
 
 
 def until_end(model: "Model", tokens: Int[Tensor, "text new"]) -> Bool[Tensor, "text new"]:

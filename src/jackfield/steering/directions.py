@@ -19,8 +19,8 @@ from jackfield.core.sites import layer_of
 from jackfield.edits import Edit
 from jackfield.reports import Lines, Report, Table
 from jackfield.steering.contrast import Contrast, held_out, pair_cosine
-from jackfield.steering.cost import sinks_in
 from jackfield.steering.steering_vector import SteeringVector, TokensRead
+from jackfield.steering.unsteered import sinks_in
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

@@ -18,12 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-import torch
 from torch import Tensor
 
 from jackfield.core.errors import InputError, did_you_mean, explain, warn
 from jackfield.edits import Edit
-from jackfield.steering.cost import KLCost, kl_costs, neutral_logits
+from jackfield.steering.cost import KLCost, kl_cost
+from jackfield.steering.unsteered import Unsteered
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
@@ -116,12 +116,13 @@ def dose_for(
     if not 0 < goal < math.inf:
         raise InputError(explain(where=where, expected="a positive number of nats", got=f"{goal}"))
     tried: list[tuple[float, KLCost]] = []
+    unsteered = Unsteered(model, prompts, scaled(sign * _PROBE))
 
     def measure(size: float) -> float:
-        tried.append((size, kl_costs(model, [scaled(sign * size)], prompts)[0]))
+        tried.append((size, kl_cost(unsteered, scaled(sign * size))))
         return math.log(max(tried[-1][1].mean, 1e-12))
 
-    first = min(limit, _closed_form(model, scaled, goal, prompts, sign, where))
+    first = min(limit, _closed_form(unsteered, scaled(sign * _PROBE), goal, where))
     size, slope = first, 2.0
     found = measure(size)
     for _ in range(_STEPS):
@@ -163,20 +164,10 @@ def _best(
     return Dose(sign * size, cost, first, measured)
 
 
-@torch.no_grad()
-def _closed_form(
-    model: "Model",
-    scaled: Callable[[float], list[Edit]],
-    goal: float,
-    prompts: Any,
-    sign: int,
-    where: str,
-) -> float:
+def _closed_form(unsteered: Unsteered, probe: list[Edit], goal: float, where: str) -> float:
     """√(2 · goal / E[Var_p(J s)]), J s from one finite difference."""
-    plain = neutral_logits(model, prompts, ())
-    moved = neutral_logits(model, prompts, scaled(sign * _PROBE))
     total, count = 0.0, 0
-    for p, q in zip(plain, moved, strict=True):
+    for p, q in unsteered.beside(probe):
         total += float(_variance(p.softmax(dim=-1), (q - p) / _PROBE).sum())
         count += len(p)
     if not total > 0:

@@ -22,7 +22,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from jackfield.edits import Edit
-from jackfield.steering.cost import chosen_tokens, fluency
+from jackfield.steering.cost import fluency
+from jackfield.steering.unsteered import chosen_tokens
 
 if TYPE_CHECKING:
     from jackfield.model.generation import Generation

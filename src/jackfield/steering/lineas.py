@@ -31,9 +31,9 @@ from jackfield.core.progress import Progress
 from jackfield.edits import Edit
 from jackfield.edits.transport import MoveUnits
 from jackfield.steering.contrast import Pooling, read_contrast
-from jackfield.steering.cost import chosen_tokens
 from jackfield.steering.one_dimensional import w2_squared
 from jackfield.steering.unit_maps import UnitMap, UnitMaps
+from jackfield.steering.unsteered import chosen_tokens
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

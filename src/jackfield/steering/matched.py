@@ -23,9 +23,9 @@ from jackfield.edits import Add, Edit
 from jackfield.reports import Report, Table
 from jackfield.reports.intervals import mean_interval
 from jackfield.steering.behaviours import Behaviour
-from jackfield.steering.cost import chosen_tokens
 from jackfield.steering.dose import Dose
 from jackfield.steering.steering import Steering
+from jackfield.steering.unsteered import chosen_tokens
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

@@ -29,11 +29,11 @@ from jackfield.core.study import Result, Study
 from jackfield.reports import Bars, Lines, Report, SideBySide, Table, Tokens
 from jackfield.reports.intervals import mean_interval
 from jackfield.steering.behaviours import Behaviour
-from jackfield.steering.cost import chosen_tokens
 from jackfield.steering.gate import Gate, gate, nll_shift
 from jackfield.steering.matched import Comparison, Effect
 from jackfield.steering.sentences import NEUTRAL
 from jackfield.steering.steering import Steering
+from jackfield.steering.unsteered import chosen_tokens
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

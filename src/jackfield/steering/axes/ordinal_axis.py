@@ -37,8 +37,8 @@ from jackfield.core.fitted import Method
 from jackfield.steering.axes.level_axis import LevelAxis
 from jackfield.steering.axes.reading import Groups, read_groups
 from jackfield.steering.contrast import Pooling, difference, held_out
-from jackfield.steering.cost import sinks_in
 from jackfield.steering.steering_vector import SteeringVector
+from jackfield.steering.unsteered import sinks_in
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

@@ -16,7 +16,7 @@ from jackfield.core.errors import InputError, explain
 from jackfield.core.progress import Progress
 from jackfield.edits import Edit
 from jackfield.steering.contrast import Pooling
-from jackfield.steering.cost import chosen_tokens
+from jackfield.steering.unsteered import chosen_tokens
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

@@ -19,10 +19,10 @@ from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, SiteError, explain
 from jackfield.core.fitted import Method
 from jackfield.steering.contrast import Pooling, difference, read_contrast
-from jackfield.steering.cost import chosen_tokens
 from jackfield.steering.directions import direction_of
 from jackfield.steering.features.random_texts import random_texts
 from jackfield.steering.steering_vector import SteeringVector
+from jackfield.steering.unsteered import chosen_tokens
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

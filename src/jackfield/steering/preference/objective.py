@@ -18,8 +18,8 @@ from torch import Tensor
 from jackfield.core.errors import InputError, SiteError, explain
 from jackfield.core.where import Coordinates, where
 from jackfield.edits import Edit
-from jackfield.steering.cost import sinks_in
 from jackfield.steering.preference.pairs import Pairs
+from jackfield.steering.unsteered import sinks_in
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from jackfield.edits import Add, Edit
 from jackfield.reports import Report, Table
-from jackfield.steering.cost import chosen_tokens
 from jackfield.steering.reft.answers import narrowed
 from jackfield.steering.reft.descent import Learned
 from jackfield.steering.reft.low_rank_maps import learned_of, learning, losses, tupled
 from jackfield.steering.steering import Steering
+from jackfield.steering.unsteered import chosen_tokens
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model

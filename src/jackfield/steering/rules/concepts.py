@@ -20,10 +20,10 @@ from torch.nn.functional import normalize
 from jackfield.core.errors import InputError, explain
 from jackfield.core.where import where as rule_of
 from jackfield.steering.contrast import Pooling, difference
-from jackfield.steering.cost import chosen_tokens
 from jackfield.steering.logistic_direction import LogisticDirection
 from jackfield.steering.rules.reason import Coder, Scope, features
 from jackfield.steering.steering_vector import SteeringVector
+from jackfield.steering.unsteered import chosen_tokens
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
