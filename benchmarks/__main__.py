@@ -11,8 +11,10 @@ import torch
 
 from benchmarks import (
     approximations,
+    behaviours,
     faithfulness,
     fidelity,
+    guarding,
     learning,
     patching,
     reading,
@@ -45,6 +47,8 @@ PARTS = {
     "A grid of patches, prompts that differ late": patching.late,
     "Gradient methods against real patching": approximations.table,
     "Faithfulness of circuits by size": faithfulness.curves,
+    "A guard that watches a generation": guarding.overhead,
+    "Steering methods at the same KL": behaviours.table,
     "Import": starting.importing,
     "Second load of the default model": starting.loading,
 }
