@@ -10,6 +10,7 @@ from jackfield.reports.intervals import (
     mean_intervals,
     share_interval,
     tails,
+    wilson,
 )
 
 
@@ -54,4 +55,11 @@ def test_the_level_sets_the_ends():
 def test_shares_are_wilsons(hits, count):
     theirs = stats.binomtest(hits, count).proportion_ci(method="wilson")
     ours = share_interval([True] * hits + [False] * (count - hits))
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=1e-4)
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+def test_at_wilsons_ends_the_share_is_196_standard_errors_away():
+    for right, count in ((0, 5), (3, 7), (40, 48)):
+        for end in wilson(right, count):
+            apart = (right / count - end) ** 2
+            assert apart == pytest.approx(1.959964**2 * end * (1 - end) / count, abs=1e-9)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 DRAWS = 1000
-_Z = 1.96  # of a normal distribution: 95 % lie within
+_Z = 1.959964  # of a normal distribution: 95 % lie within
 
 
 def bootstrap_weights(
@@ -52,13 +52,18 @@ def mean_interval(
     return low, high
 
 
-def share_interval(hits: Sequence[bool]) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927), which holds near 0 and 1 too.
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of the share right / count (Wilson 1927), which holds near 0 and 1 too.
 
-    >>> "{:.2f} {:.2f}".format(*share_interval([True] * 10))
-    '0.72 1.00'
+    >>> "{:.3f} {:.3f}".format(*wilson(8, 10))
+    '0.490 0.943'
     """
-    share, count, z = sum(hits) / len(hits), len(hits), _Z
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * (share * (1 - share) / count + z * z / (4 * count**2)) ** 0.5 / (1 + z * z / count)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    share, z2 = right / count, _Z**2 / count
+    middle = (share + z2 / 2) / (1 + z2)
+    half = _Z / (1 + z2) * (share * (1 - share) / count + z2 / (4 * count)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def share_interval(hits: Sequence[bool]) -> tuple[float, float]:
+    """`wilson` of the share that is True."""
+    return wilson(sum(hits), len(hits))

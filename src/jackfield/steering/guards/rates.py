@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.reports import Lines
+from jackfield.reports.intervals import wilson
 
 _Z = 1.959964  # 95 %
 _PLACES = 41
@@ -36,10 +37,7 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the share (Wilson 1927)."""
-        n, p = self.of, self.share
-        middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-        half = _Z / (1 + _Z**2 / n) * (p * (1 - p) / n + _Z**2 / (4 * n**2)) ** 0.5
-        return max(0.0, middle - half), min(1.0, middle + half)
+        return wilson(self.count, self.of)
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -28,6 +28,7 @@ from jackfield.core.config import config, setting
 from jackfield.core.errors import InputError, explain
 from jackfield.core.study import Result, Study
 from jackfield.reports import Report, Table
+from jackfield.reports.intervals import wilson
 from jackfield.steering.behaviours import next_logits, word_ids
 from jackfield.steering.rules.activation_reasoning import ActivationReasoning
 from jackfield.steering.rules.concepts import Scorer
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 KINDS = ("wumpus", "tumpus", "lorpus", "dumpus", "yumpus", "zumpus", "gorpus", "rompus")
 NAMES = ("Tom", "Ann", "Sam", "Eve", "Ben", "Kim", "Lee", "Amy")  # in the texts that are fitted on
 ASKED = ("Max", "Sally", "Rex", "Polly", "Alex", "Stella")  # in the questions
-_Z = 1.96  # of a 95 % interval
 _PROMPTS = 8  # in one forward
 Who = Literal["model", "rules", "told"]
 
@@ -193,18 +193,6 @@ class OntologyAnswers(Result):
             f"Of {len(self.answers)} questions {self.model} answers {shares[0]} rightly, rules "
             f"over what is read at {self.at} {shares[1]}; the fact is read rightly in {read:.0%}."
         )
-
-
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share, after Wilson.
-
-    >>> [round(each, 3) for each in wilson(8, 10)]
-    [0.49, 0.943]
-    """
-    share, z2 = right / count, _Z**2 / count
-    middle = (share + z2 / 2) / (1 + z2)
-    half = _Z / (1 + z2) * (share * (1 - share) / count + z2 / (4 * count)) ** 0.5
-    return middle - half, middle + half
 
 
 def _question(
