@@ -148,6 +148,20 @@ class TestStop:
         assert first.ended.tolist() == (run[site][:, -1, 0] > bound).tolist()
         assert first.ended.sum() == 1
 
+    def test_a_stopped_row_ends_with_an_end_of_sequence(self, talker):
+        ends = torch.as_tensor(talker.module.generation_config.eos_token_id).flatten()
+        everyone = torch.ones(len(PROMPTS), dtype=torch.bool)
+        made = talker.generate(PROMPTS, max_new_tokens=3, stop=lambda step: everyone)
+        assert torch.isin(made.tokens[:, 0], ends).all()
+
+    @pytest.mark.parametrize("cache", ["dynamic", "static", "none"])
+    def test_steps_do_not_keep_the_text_before_them_alive(self, cache, endless):
+        sites = ["layers.1.resid_post", "logits"]
+        for step in endless.generate_stream(PROMPTS, max_new_tokens=4, sites=sites, cache=cache):
+            kept = step.activations["layers.1.resid_post"]
+            for held in (kept, step.logits):
+                assert held.untyped_storage().nbytes() == held.numel() * held.element_size()
+
     @pytest.mark.parametrize("answer", [torch.tensor([True]), torch.zeros(3), True])
     def test_what_it_answers_must_be_a_bool_a_row(self, answer, endless):
         with pytest.raises(InputError, match=r"stop: expected bool \[3\]"):

@@ -32,6 +32,13 @@ def test_what_follows_the_end_of_a_text_is_not_counted(tiny64, tokens):
     assert whole.nll == pytest.approx((first.nll + second.nll) / 2, rel=1e-5)
 
 
+def test_the_end_is_that_of_the_generation(tiny64, tokens, monkeypatch):
+    monkeypatch.setattr(tiny64.module.generation_config, "eos_token_id", None)
+    monkeypatch.setattr(tiny64.config, "eos_token_id", 100)
+    short, cut = (torch.tensor([[5, 6, *rest]] * 2) for rest in ([100, 0, 0], []))
+    assert fluency(tiny64, tokens, short).nll == pytest.approx(fluency(tiny64, tokens, cut).nll)
+
+
 def test_a_text_that_ends_at_once_has_no_fluency(tiny64, tokens):
     ended = torch.full((2, 3), 100)
     assert math.isnan(fluency(tiny64, tokens, ended).nll)

@@ -9,6 +9,7 @@ import torch
 import jackfield as jf
 from jackfield.core.errors import InputError, JackfieldWarning
 from jackfield.steering import MeanDifference, SteeringVector
+from jackfield.testing import tiny_llama
 
 AT = "layers.1.resid_post"
 
@@ -151,6 +152,29 @@ def test_sigma_is_the_spread_of_the_texts(tiny64, fitted):
     along = [tiny64.run(side, sites=[AT])[AT][:, 1:].mean(1) @ unit for side in sides]
     sigma = ((along[0].var() + along[1].var()) / 2).sqrt()
     assert fitted.factor("sigma:2") == pytest.approx(2 * float(sigma / fitted.vector.norm()))
+
+
+class Bounded(SteeringVector):
+    """A direction with a largest strength."""
+
+    limit = 1.5
+
+
+@pytest.mark.parametrize("goal", [10.0 ** (2 + i / 7) for i in range(14)])
+def test_a_kl_beyond_the_limit_is_refused_and_the_limit_is_met_exactly(
+    tiny64, fitted, tokens, goal
+):
+    bounded = Bounded(**vars(fitted))
+    with pytest.raises(InputError, match=r"at the largest strength 1\.5"):
+        bounded.dose(tiny64, f"kl:{goal}", tokens)
+
+
+def test_the_first_guess_is_near_in_sixteen_bits_too(fitted, tokens):
+    guesses = [
+        fitted.dose(tiny_llama(dtype), "kl:0.05", tokens).first
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert guesses[1] == pytest.approx(guesses[0], rel=0.3)
 
 
 def test_a_kl_out_of_reach_is_said(tiny64, fitted, tokens):

@@ -18,7 +18,15 @@ from torch import Tensor
 
 from jackfield.core.errors import InputError, ModelError, explain, warn
 from jackfield.edits import Edit
-from jackfield.model.generation_steps import Rows, Step, Stop, activations_of, decoded, plan_of
+from jackfield.model.generation_steps import (
+    Rows,
+    Step,
+    Stop,
+    activations_of,
+    decoded,
+    lean,
+    plan_of,
+)
 from jackfield.model.inputs import Inputs, arguments, check_length, token_call
 from jackfield.model.session import Session
 
@@ -86,21 +94,12 @@ def generate(
         ModelError: the model has no language-model head.
     """
     made = prompt_of(model, prompts)
-    steps = list(
-        stream(
-            model,
-            prompts,
-            edits=edits,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            cache=cache,
-            stop=stop,
-        )
-    )
-    return gathered(model, made, steps, logits=logits)
+    steps = stream(
+        model, prompts, edits=edits, max_new_tokens=max_new_tokens, temperature=temperature,
+        top_k=top_k, top_p=top_p, seed=seed, cache=cache, stop=stop,
+    )  # fmt: skip
+    kept = [lean(step, logits=logits) for step in steps]
+    return gathered(model, made, kept, logits=logits)
 
 
 def stream(
@@ -170,7 +169,7 @@ def gathered(
     kept = (~torch.stack([step.ended for step in steps], dim=1)).sum(dim=1)
     rows = zip(made.tokens, made.mask, strict=True)
     return Generation(
-        prompts=["".join(decoded(model, ids[mask])) for ids, mask in rows],
+        prompts=[decoded(model, ids[mask]) for ids, mask in rows],
         texts=[decoded(model, row[:count]) for row, count in zip(tokens, kept, strict=True)],
         tokens=tokens,
         logits=torch.stack([step.logits for step in steps], dim=1) if logits else None,
@@ -242,7 +241,8 @@ def _last_logits(
         call["past_key_values"] = past
     if "logits_to_keep" in takes and not whole:
         call["logits_to_keep"] = 1
-    return model.module(**call).logits[:, -1].float()
+    last = model.module(**call).logits[:, -1].float()
+    return last.clone() if whole else last  # a part would keep the logits of the whole prompt
 
 
 def _choose(

@@ -57,7 +57,7 @@ class Rows:
     def offered(self, new: Tensor, step: Step, *, final: bool) -> Step:
         """The step that says `new`, where a row has not ended."""
         new = new.where(~self.ended, _filler(self._model))
-        ended = self.ended | torch.isin(new, _ends(self._model))
+        ended = self.ended | torch.isin(new, ends_of(self._model))
         return replace(step, tokens=new, ended=ended, texts=self._pieces(new, ended, final))
 
     def stopped(self, step: Step, stop: Tensor, *, final: bool) -> Step:
@@ -71,7 +71,8 @@ class Rows:
             where, expected = f"{self._model.name}.generate, stop", f"bool [{len(self.tokens)}]"
             got = f"{stop.dtype} {list(stop.shape)}"
             raise InputError(explain(where=where, expected=expected, got=got))
-        tokens = step.tokens.where(~stop | step.ended, _filler(self._model))
+        new = stop & ~self.ended
+        tokens = step.tokens.where(~new, end_of(self._model))
         ended = step.ended | stop
         return replace(step, tokens=tokens, ended=ended, texts=self._pieces(tokens, ended, final))
 
@@ -123,8 +124,10 @@ def activations_of(
     for name in plan.reads:
         x, axes = session.values[name], model.sites[name].axes
         axis = _token_axis(axes)
-        x = x if axis is None else x.narrow(axis, x.shape[axis] - count, count)
-        found[name] = x.clone() if static else x  # a static cache is written over
+        whole = axis is None or x.shape[axis] == count
+        x = x if whole else x.narrow(axis or 0, x.shape[axis or 0] - count, count)
+        # A static cache is written over, and a part would keep the whole text alive.
+        found[name] = x.clone() if static or not whole else x
     return found
 
 
@@ -132,7 +135,12 @@ def _token_axis(axes: tuple[str, ...]) -> int | None:
     return next((axes.index(each) for each in ("position", "query") if each in axes), None)
 
 
-def _ends(model: "Model") -> Tensor:
+def lean(step: Step, *, logits: bool = False) -> Step:
+    """A step to keep: without activations, and without logits if they are not asked for."""
+    return replace(step, activations={}, logits=step.logits if logits else step.logits.new_empty(0))
+
+
+def ends_of(model: "Model") -> Tensor:
     """Ids that end a row."""
     config = getattr(model.module, "generation_config", None)
     ends = getattr(config, "eos_token_id", None)
@@ -141,8 +149,14 @@ def _ends(model: "Model") -> Tensor:
     return torch.tensor(listed, dtype=torch.long)
 
 
+def end_of(model: "Model") -> Tensor:
+    """What ends a row that is stopped: an end of sequence, or filler where a model knows none."""
+    ends = ends_of(model)
+    return ends[0] if len(ends) else _filler(model)
+
+
 def _filler(model: "Model") -> Tensor:
-    ends = _ends(model)
+    ends = ends_of(model)
     sources = (model.tokenizer, getattr(model.module, "generation_config", None), model.config)
     named = (getattr(source, "pad_token_id", None) for source in sources)
     padding = next((each for each in named if each is not None), None)

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from jackfield.edits import Edit
+from jackfield.model.generation_steps import ends_of
 from jackfield.steering.unsteered import Unsteered
 
 if TYPE_CHECKING:
@@ -96,10 +97,7 @@ def fluency(model: "Model", prompts: Any, tokens: Int[Tensor, "text new"]) -> Fl
 
 def until_end(model: "Model", tokens: Int[Tensor, "text new"]) -> Bool[Tensor, "text new"]:
     """True up to a row's end of sequence; generation pads behind it."""
-    config = getattr(model.module, "generation_config", None) or model.config
-    ends = config.eos_token_id
-    listed = torch.tensor(ends if isinstance(ends, list) else [] if ends is None else [ends])
-    ended = torch.isin(tokens, listed.to(tokens)).long().cumsum(dim=1)
+    ended = torch.isin(tokens, ends_of(model).to(tokens)).long().cumsum(dim=1)
     return ended == 0
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Unit = Literal["raw", "norm", "sigma", "kl"]
 _PROBE = 0.01  # of the raw unit: the step of the finite difference
+_COARSE = 0.1  # the same for models of 16 bits, in which a small step is lost to rounding
 _CLOSE, _STEPS = 0.03, 5  # a search ends within 3 %, or after 5 steps
 _FAR = 0.1  # from here on a missed KL is said
 
@@ -116,25 +117,27 @@ def dose_for(
     if not 0 < goal < math.inf:
         raise InputError(explain(where=where, expected="a positive number of nats", got=f"{goal}"))
     tried: list[tuple[float, KLCost]] = []
-    unsteered = Unsteered(model, prompts, scaled(sign * _PROBE))
+    probe = _PROBE if model.dtype.itemsize > 2 else _COARSE
+    probing = scaled(sign * probe)
+    unsteered = Unsteered(model, prompts, probing)
 
     def measure(size: float) -> float:
         tried.append((size, kl_cost(unsteered, scaled(sign * size))))
         return math.log(max(tried[-1][1].mean, 1e-12))
 
-    first = min(limit, _closed_form(unsteered, scaled(sign * _PROBE), goal, where))
+    first = min(limit, _closed_form(unsteered, probing, probe, goal, where))
     size, slope = first, 2.0
     found = measure(size)
     for _ in range(_STEPS):
         if abs(found - math.log(goal)) < _CLOSE or (size == limit and found < math.log(goal)):
             break
         step = max(-1.5, min(1.5, (math.log(goal) - found) / slope))
-        step = min(step, math.log(limit / size))
-        if step == 0:
+        following = min(limit, size * math.exp(step))
+        if following == size:
             break
-        new = measure(size * math.exp(step))
-        slope = max(0.3, (new - found) / step)
-        size, found = size * math.exp(step), new
+        new = measure(following)
+        slope = max(0.3, (new - found) / math.log(following / size))
+        size, found = following, new
     return _best(tried, goal, sign * first, sign, limit, where)
 
 
@@ -164,11 +167,13 @@ def _best(
     return Dose(sign * size, cost, first, measured)
 
 
-def _closed_form(unsteered: Unsteered, probe: list[Edit], goal: float, where: str) -> float:
+def _closed_form(
+    unsteered: Unsteered, probing: list[Edit], probe: float, goal: float, where: str
+) -> float:
     """√(2 · goal / E[Var_p(J s)]), J s from one finite difference."""
     total, count = 0.0, 0
-    for p, q in unsteered.beside(probe):
-        total += float(_variance(p.softmax(dim=-1), (q - p) / _PROBE).sum())
+    for p, q in unsteered.beside(probing):
+        total += float(_variance(p.softmax(dim=-1), (q - p) / probe).sum())
         count += len(p)
     if not total > 0:
         raise InputError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jackfield.edits import Add, Edit, Project
 from jackfield.reports import Report, Table, Tokens
+from jackfield.steering.direction_units import direction_units
 from jackfield.steering.sentences import NEUTRAL
 from jackfield.steering.steering import Steering
 from jackfield.steering.sweep import Sweep, swept
@@ -83,9 +84,7 @@ class SteeringVector(Steering):
 
     def units(self) -> Mapping[str, float]:
         """One "norm" is the mean length of the activation; one "sigma" its spread along it."""
-        length = float(self.vector.norm())
-        known = {"norm": self.residual_norm / length}
-        return known if self.sigma is None else {**known, "sigma": self.sigma / length}
+        return direction_units(self.vector, self.residual_norm, self.sigma)
 
     def ablate(self, *, at: str | Sequence[str] = WRITERS, where: Any = "~sinks") -> list[Edit]:
         """Directional ablation: `x − r̂ r̂ᵀx`, wherever something is written to the residual stream.

@@ -143,6 +143,15 @@ def test_the_model_is_not_trained(task):
     assert all(each.grad is None for each in task[0].module.parameters())
 
 
+def test_prompts_are_read_alike_however_many_there_are(task, monkeypatch):
+    from jackfield.steering.control import training
+
+    model, found = task
+    together = found.scales(model, STEER[:7])
+    monkeypatch.setattr(training, "_PROMPTS", 2)
+    torch.testing.assert_close(found.scales(model, STEER[:7]), together)
+
+
 def test_bad_input_is_refused(tiny):
     sides = {"positive": STEER, "negative": LEAVE}
     base = MeanDifference().fit(tiny, **sides, at="layers.1.resid_post")
@@ -152,6 +161,8 @@ def test_bad_input_is_refused(tiny):
         fit(tiny, **{**good, "reads": "layers.2.resid_post"})
     with pytest.raises(SiteError, match="directions that act after"):
         fit(tiny, **{**good, "directions": []})
+    with pytest.raises(SiteError, match=r"one direction a site, got several at layers\.1"):
+        fit(tiny, **{**good, "directions": [base, base]})
     with pytest.raises(InputError, match="prompts on both sides"):
         fit(tiny, **{**good, "leave": LEAVE[:0]})
     with pytest.raises(InputError, match="at least one word of one token"):

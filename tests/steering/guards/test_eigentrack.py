@@ -5,7 +5,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from jackfield.core.errors import ArtifactError, InputError, ModelError
+from jackfield.core.errors import ArtifactError, ConfigError, InputError, ModelError
 from jackfield.steering import MeanDifference
 from jackfield.steering.guards import EigenTrack, Guard, SpectralDetector
 from jackfield.testing import tiny_world
@@ -128,3 +128,8 @@ def test_bad_input():
             world.poisoned().model, positive=world.tokens, negative=world.other,
             at="layers.1.resid_post",
         )  # fmt: skip
+
+
+def test_more_leading_eigenvalues_than_a_window_has_are_refused():
+    with pytest.raises(ConfigError, match="leading <= window − 2 = 2, got 3"):
+        EigenTrack(window=4)

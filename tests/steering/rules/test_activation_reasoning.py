@@ -174,6 +174,20 @@ class Units:
         return torch.cat([x, -x], dim=-1).relu().float()
 
 
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_tokens_that_are_not_read_are_not_said_to_be_seen(model, scope):
+    concepts = {"a": texts(10), "b": texts(20)}
+    method = ActivationReasoning(rules=("a -> b",), scope=scope, watch="prompt")
+    found = method.fit(model, concepts=concepts, negative=texts(count=12), at=AT)
+    shut = replace(found, sinks=(0,))
+    ids = texts(10, count=1, seed=3)
+    ids[0, 0], ids[0, 1:] = 10, ids[0, 1:].where(ids[0, 1:] != 10, 41)  # only where nothing is read
+    row = shut.read(model, ids).rows[0]
+    assert all(torch.tensor(values).isnan()[0] for values in row.margins)
+    assert row.seen == ()
+    assert "a" in found.read(model, ids).rows[0].seen or scope == "global"
+
+
 def test_latents_of_a_coder_are_concepts(model):
     method = ActivationReasoning(rules=("a -> b",), scorer="latents", latents=3, acts="all")
     found = method.fit(model, concepts={"a": texts(10), "b": texts(20)}, at=AT, coder=Units())

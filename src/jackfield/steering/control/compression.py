@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from jackfield.model.model import Model
 
 _PROBLEMS = 24  # in one batch
-_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
+_NUMBER = re.compile(r"(?:(?<!\d)-)?\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 @config
@@ -140,9 +140,11 @@ def said(text: str, answer: str) -> bool:
 
     >>> said("3 + 4 = 7. So, the answer is 7.", "7"), said("7 apples, or 8?", "7")
     (True, False)
+    >>> said("I do not know.", "no"), said("No.", "no"), said("Pages 3-7", "7")
+    (False, True, True)
     """
     if not _NUMBER.fullmatch(answer):
-        return answer.lower() in text.lower()
+        return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) is not None
     numbers = [each.replace(",", "") for each in _NUMBER.findall(text)]
     return bool(numbers) and float(numbers[-1]) == float(answer.replace(",", ""))
 

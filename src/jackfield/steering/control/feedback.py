@@ -94,8 +94,8 @@ class FeedbackControl(Steering):
         model: the name of the model.
         counts: texts on the positive and the negative side.
         means: {site where it acts: the projections of the two means at the block's input}.
-        prompts: how many texts the Jacobians are averaged over; 0 where there are none.
-        kept: {site: |A v̂| / |v̂|}, how a push along the direction grows in the block; {} likewise.
+        growth: {site: |A v̂| / |v̂|}, how a push along the direction grows in the block; {} where no
+            Jacobian was made.
     """
 
     loops: Mapping[str, Loop]

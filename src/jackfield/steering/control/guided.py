@@ -31,7 +31,7 @@ from jackfield.core.progress import Progress
 from jackfield.edits import Edit
 from jackfield.reports import Lines, Report, Table
 from jackfield.steering.control.decider import Decider, Guided
-from jackfield.steering.control.training import Prompts, trained
+from jackfield.steering.control.training import Prompts, read_last, trained
 from jackfield.steering.steering import Steering
 from jackfield.steering.steering_vector import SteeringVector
 
@@ -173,8 +173,7 @@ class GuidedSteering(Steering):
 
     def scales(self, model: "Model", prompts: Any) -> Float[Tensor, " prompt"]:
         """σ(s) of each prompt: 1 steers it whole, 0 leaves it alone."""
-        h = Prompts.read(model, prompts, prompts, self.reads).side(True)
-        return self.decider.logits(h)[0].sigmoid()
+        return self.decider.logits(read_last(model, prompts, self.reads)[1])[0].sigmoid()
 
     def steers(self, model: "Model", prompts: Any) -> Bool[Tensor, " prompt"]:
         """Which prompts it steers by more than half."""
@@ -225,9 +224,14 @@ class GuidedSteering(Steering):
 def _before(
     model: "Model", reads: Sequence[str], base: Sequence[SteeringVector]
 ) -> tuple[str, ...]:
-    """The sites read, if there are any and each comes before all that is acted on."""
+    """The sites read, if there are any, each before all that is acted on, at a site each."""
+    sites = [model.sites[each.at].name for each in base]
+    if len(set(sites)) < len(sites):
+        twice = next(name for name in sites if sites.count(name) > 1)
+        where, expected = f"{model.name}, GuidedController", "one direction a site"
+        raise SiteError(explain(where=where, expected=expected, got=f"several at {twice}"))
     order = {site.name: index for index, site in enumerate(model.sites)}
-    acts = [order[model.sites[each.at].name] for each in base]
+    acts = [order[name] for name in sites]
     late = [name for name in reads if acts and order[name] >= min(acts)]
     if not acts or not reads or late:
         expected = "directions that act after all sites that are read"

@@ -21,7 +21,32 @@ if TYPE_CHECKING:
     from jackfield.model.model import Model
     from jackfield.steering.control.guided import GuidedController
 
+_PROMPTS = 16  # in one forward
 _LEARNED = ("inner", "inner_bias", "outer", "outer_bias")
+
+
+def read_last(
+    model: "Model", prompts: Any, sites: Sequence[str]
+) -> tuple[dict[str, Tensor], Float[Tensor, "prompt input"]]:
+    """Prompts as a call of the model, and what the sites are at their last tokens, side by side.
+
+    Raises:
+        InputError: activations that are not finite.
+    """
+    made = model.inputs(prompts, padding="left", answer=True)
+    assert made.tokens is not None
+    assert made.mask is not None
+    call = {"input_ids": made.tokens, "attention_mask": made.mask.long()}
+    found = []
+    for start in range(0, len(made.tokens), _PROMPTS):
+        part = {name: x[start : start + _PROMPTS] for name, x in call.items()}
+        run = model.run(part, sites=list(sites), logits=False)
+        found.append(torch.cat([run[site][:, -1].float().cpu() for site in sites], dim=-1))
+    features = torch.cat(found)
+    if not bool(torch.isfinite(features).all()):
+        where = f"{model.name}, {', '.join(sites)}"
+        raise InputError(explain(where=where, expected="finite activations", got="NaN or Inf"))
+    return call, features
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +71,7 @@ class Prompts:
             got, where = " and ".join(str(len(s)) for s in sides), f"{model.name}, prompts"
             raise InputError(explain(where=where, expected="prompts on both sides", got=got))
         both = torch.cat(sides) if isinstance(steer, Tensor) else [*sides[0], *sides[1]]
-        made = model.inputs(both, padding="left", answer=True)
-        assert made.tokens is not None
-        assert made.mask is not None
-        call = {"input_ids": made.tokens, "attention_mask": made.mask.long()}
-        run = model.run(call, sites=list(sites), logits=False)
-        features = torch.cat([run[site][:, -1].float().cpu() for site in sites], dim=-1)
-        if not bool(torch.isfinite(features).all()):
-            where = f"{model.name}, {', '.join(sites)}"
-            raise InputError(explain(where=where, expected="finite activations", got="NaN or Inf"))
+        call, features = read_last(model, both, sites)
         return Prompts(call, features, torch.arange(len(both)) < len(sides[0]))
 
     @property

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from jackfield.core.config import config, setting
-from jackfield.core.errors import InputError, explain
+from jackfield.core.errors import ConfigError, InputError, explain
 from jackfield.core.study import Result, Study
 from jackfield.reports import Lines, Report, Table
 from jackfield.steering.guards.detector import Recurrent, SpectralDetector
@@ -119,6 +119,11 @@ class EigenTrack(Study):
             negative=scores[1],
             counts=(len(train_plus), len(train_minus), len(test_plus), len(test_minus)),
         )
+
+    def __post_init__(self) -> None:
+        if self.leading > self.window - 2:
+            expected, got = f"leading <= window − 2 = {self.window - 2}", str(self.leading)
+            raise ConfigError(explain(where="EigenTrack", expected=expected, got=got))
 
     def _check(self, positive: Sequence[Text], negative: Sequence[Text]) -> None:
         for name, side in (("positive", positive), ("negative", negative)):

@@ -22,7 +22,7 @@ from jackfield.core.errors import InputError, explain
 from jackfield.core.where import Coordinates, Where
 from jackfield.edits import Edit
 from jackfield.model.generation import Cache, gathered, prompt_of, stream
-from jackfield.model.generation_steps import Step
+from jackfield.model.generation_steps import Step, lean
 from jackfield.steering.guards.guarded import Guarded
 from jackfield.steering.guards.scorer import Scorer, Watcher
 
@@ -135,7 +135,10 @@ class Guard:
         **sampling: Unpack[Sampling],
     ) -> Guarded:
         """Generates with the guard on; arguments and errors as in `watch`."""
-        watched = list(self.watch(model, prompts, edits=edits, **sampling))
+        watched = [
+            replace(each, step=lean(each.step))
+            for each in self.watch(model, prompts, edits=edits, **sampling)
+        ]
         made = gathered(model, prompt_of(model, prompts), [each.step for each in watched])
         fired = torch.stack([each.fired for each in watched], dim=1)
         return Guarded(

@@ -29,7 +29,7 @@ from jackfield.reports import Report, Table
 from jackfield.steering.contrast import Pooling, difference
 from jackfield.steering.guards.conformal import ConformalThreshold
 from jackfield.steering.guards.rates import share_above
-from jackfield.steering.guards.reading import pooled, prompt_scores
+from jackfield.steering.guards.reading import checked_prompts, pooled, prompt_scores
 from jackfield.steering.guards.scorer import Projection, Scorer, Watcher
 from jackfield.steering.guards.turns import Conversations, conversations
 from jackfield.steering.logistic_direction import LogisticDirection
@@ -90,7 +90,8 @@ class LinearFilter(Method):
             SiteError: a site of another shape.
         """
         if calibration is None:
-            negative, calibration = negative[::2], negative[1::2]
+            listed = checked_prompts(model, negative, "negative texts of LinearFilter")
+            negative, calibration = listed[::2], listed[1::2]
         plus, minus, benign = (
             pooled(model, texts, at, self.tokens, f"{name} texts of LinearFilter")
             for name, texts in (
@@ -178,7 +179,7 @@ class FittedFilter(Steering, Scorer):
 
     def turns(self, model: "Model", chats: Any, role: str = "user") -> Conversations:
         """How chats move along the direction, turn by turn; see `turns.py`."""
-        return conversations(model, chats, self.weight, self.bias, self.at, self.threshold, role)
+        return conversations(model, chats, self, self.threshold, role)
 
     def scaled(self, factor: float, where: Any = "~sinks") -> list[Edit]:
         """Moves tokens beyond the threshold `factor` of the way back to it."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from jackfield.core.errors import InputError, SiteError, explain
 from jackfield.model.generation import prompt_of
 from jackfield.steering.contrast import Pooling
-from jackfield.steering.guards.scorer import Scorer, rows_of
+from jackfield.steering.guards.scorer import Places, Scorer, rows_of
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
@@ -69,17 +69,20 @@ def pooled(
         InputError: no prompts, or one of sinks only.
         ModelError: activations that are not finite.
     """
-    sinks = torch.tensor(model.sinks, dtype=torch.long)
     found = []
     for read, mask in read_prompts(model, prompts, [at], where):
-        kept = mask & ~torch.isin(mask.long().cumsum(dim=1) - 1, sinks)
+        kept = Places(len(mask), model.sinks).kept(mask)
         if not bool(kept.any(dim=1).all()):
             expected, hint = "a token to read in each text", "Sinks, such as the first, are not."
             raise InputError(
                 explain(where=f"{model.name}, {where}", expected=expected, got="none", hint=hint)
             )
         x = rows_of(read, at, kept, read[at].shape[-1]).double()
-        found.append(x[:, -1] if tokens == "last" else x.sum(dim=1) / kept.sum(dim=1)[:, None])
+        if tokens == "last":
+            newest = torch.arange(kept.shape[1]).where(kept, -1).amax(dim=1)
+            found.append(x[torch.arange(len(x)), newest])
+        else:
+            found.append(x.sum(dim=1) / kept.sum(dim=1)[:, None])
     return torch.cat(found)
 
 

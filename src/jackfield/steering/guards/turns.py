@@ -1,6 +1,6 @@
 """Activation velocity: how a conversation moves along a direction, turn by turn.
 
-    h_t [d]: the activation at the last token of turn t        score_t = ⟨h_t, w⟩ + b
+    h_t [d]: what stands for the conversation up to turn t      score_t = ⟨h_t, w⟩ + b
     velocity_t = ⟨h_t − h_{t−1}, w⟩                             t = 2 … T
     drift_t = Σ_{s ≤ t} velocity_s = ⟨h_t − h_1, w⟩             cumulative
 
@@ -12,17 +12,18 @@ NeuroFilter: Das and Fioretto 2026, arXiv 2601.14660, which also fits probes on 
 themselves; here the filter's own direction is used. Which turns are counted is our reading.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from jackfield.core.errors import InputError, explain
 from jackfield.core.study import Result
 from jackfield.reports import Lines, Report, Table
-from jackfield.steering.guards.scorer import rows_of
+from jackfield.steering.guards.reading import prompt_scores
+from jackfield.steering.guards.scorer import Scorer
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
@@ -34,11 +35,11 @@ class Turns:
 
     Attributes:
         scores: [turn] along the direction.
-        positions: [turn] where each turn ends, in tokens.
+        messages: [turn] which message ends each turn, from 0.
     """
 
     scores: Float[Tensor, "turn"]  # noqa: F821
-    positions: tuple[int, ...]
+    messages: tuple[int, ...]
 
     @property
     def velocity(self) -> Float[Tensor, "step"]:  # noqa: F821
@@ -90,53 +91,41 @@ class Conversations(Result):
 
 
 def conversations(
-    model: "Model",
-    chats: Any,
-    weight: Float[Tensor, "d"],  # noqa: F821
-    bias: float,
-    at: str,
-    threshold: float,
-    role: str,
+    model: "Model", chats: Any, scorer: Scorer, threshold: float, role: str
 ) -> Conversations:
     """Scores each turn of each chat.
 
     Args:
         model: a model with a chat template.
-        chats: a chat or several, lists of messages.
-        weight: w.
-        bias: b.
-        at: the site.
+        chats: chats, each a list of messages.
+        scorer: of prompts.
         threshold: of a single turn's score.
         role: whose turns are counted.
 
     Raises:
-        InputError: no chats, a chat without a turn of that role, or a template that does not show
-            where messages end.
+        InputError: no chats, something else, or a chat without a turn of that role.
     """
     where = f"{model.name}, turns"
-    if not len(chats):
-        raise InputError(explain(where=where, expected="at least one chat", got="none"))
-    made = model.inputs(chats)
-    if made.spans is None or role not in made.roles:
-        got = "none" if made.spans is None else ", ".join(made.roles)
-        expected = f"chats with messages of the role {role!r}, one after the other"
-        raise InputError(explain(where=where, expected=expected, got=got))
-    run = model.run(chats, sites=[at], logits=False)
-    assert run.mask is not None
-    x = rows_of({at: run[at]}, at, run.mask.cpu(), len(weight))
-    scores = x @ weight.float() + bias
-    ends = [_ends(row.cpu(), made.roles.index(role)) for row in made.spans]
-    if not all(map(len, ends)):
-        expected, got = f"a message of the role {role!r} in each chat", "none"
-        raise InputError(explain(where=where, expected=expected, got=got))
-    found = (Turns(row[end], tuple(end.tolist())) for row, end in zip(scores, ends, strict=True))
-    return Conversations(tuple(found), threshold)
+    if not isinstance(chats, Sequence) or not len(chats):
+        got = "none" if isinstance(chats, Sequence) else type(chats).__name__
+        raise InputError(explain(where=where, expected="at least one chat", got=got))
+    ends = [_ends(chat, role, where) for chat in chats]
+    upto = [chat[: end + 1] for chat, each in zip(chats, ends, strict=True) for end in each]
+    scores = prompt_scores(model, scorer, upto).split([len(each) for each in ends])
+    return Conversations(tuple(map(Turns, scores, ends)), threshold)
 
 
-def _ends(spans: Tensor, role: int) -> Tensor:
-    """Where runs of a role's tokens end."""
-    after = torch.cat([spans[1:], spans.new_full((1,), -1)])
-    return ((spans == role) & (after != role)).nonzero().flatten()
+def _ends(chat: Any, role: str, where: str) -> tuple[int, ...]:
+    """The messages of a role that none of the same role follows."""
+    if isinstance(chat, str) or not all(isinstance(each, Mapping) for each in chat):
+        expected = "chats, each a list of messages"
+        raise InputError(explain(where=where, expected=expected, got=type(chat).__name__))
+    roles = [each["role"] for each in chat]
+    found = [i for i, each in enumerate(roles) if each == role and roles[i + 1 : i + 2] != [role]]
+    if not found:
+        expected, got = f"a message of the role {role!r} in each chat", ", ".join(roles) or "none"
+        raise InputError(explain(where=where, expected=expected, got=got))
+    return tuple(found)
 
 
 def _most(values: Tensor) -> float | None:

@@ -141,7 +141,7 @@ class Learner:
         return normalize(vector.float(), dim=0)
 
     def _pooled(self, side: list[Tensor]) -> Float[Tensor, "text width"]:
-        rows = [x if self.coder is None else self.coder.encode(x).detach() for x in side]
+        rows = [x if self.coder is None else self.coder.encode(x).detach().cpu() for x in side]
         pooled = [x.double().mean(dim=0) if self.tokens == "all" else x[-1].double() for x in rows]
         return torch.stack(pooled)
 
@@ -204,7 +204,7 @@ def _of_latents(gap: Tensor, coder: Coder, count: int) -> tuple[Tensor, Tensor]:
     top = gap.topk(min(count, len(gap)))
     chosen = top.indices[top.values > 0]
     weight = torch.zeros(len(gap)).index_copy(0, chosen, decay(len(chosen)))
-    rows = normalize(coder.directions[chosen].detach().float().cpu(), dim=1)
+    rows = normalize(coder.directions.detach().float().cpu()[chosen], dim=1)
     return weight, normalize(decay(len(chosen)) @ rows, dim=0)
 
 

@@ -101,7 +101,7 @@ class Reading(Result):
         found: list[list[Any]] = []
         for name in row.seen:
             values = row.margins[self.names.index(name)]
-            peak = max(range(len(values)), key=lambda i: values[i])
+            peak = max(range(len(values)), key=lambda i: _or(values[i], -math.inf))
             first = next((i for i, value in enumerate(values) if value >= 0), peak)
             most = f"most at token {peak}, {row.tokens[peak].strip()!r}"
             found.append([index, name, f"seen from token {first} on, {most}"])
@@ -161,5 +161,10 @@ def _answer(row: RowRead, name: str) -> bool | None:
 
 def _largest(row: RowRead) -> list[float]:
     """The largest margin at each token; nothing below the threshold."""
-    largest = [max(values) for values in zip(*row.margins, strict=True)]
-    return [value if value > 0 else 0.0 for value in largest] if largest else [math.nan]
+    columns = zip(*row.margins, strict=True)
+    return [max(0.0, *(_or(value, 0.0) for value in values)) for values in columns] or [math.nan]
+
+
+def _or(value: float, other: float) -> float:
+    """The value, or another one for a token that is not read."""
+    return other if math.isnan(value) else value

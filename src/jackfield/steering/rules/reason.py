@@ -83,6 +83,19 @@ class Reason(Edit):
         """How strongly each token shows each concept."""
         return features(x, self.coder, self.kept) @ self.weights.to(x.device).T
 
+    def margins(
+        self, scores: Float[Tensor, "batch position concept"], at: Coordinates
+    ) -> Float[Tensor, "batch position concept"]:
+        """By how much each score that is decided on passes its threshold; NaN where none is.
+
+        With the scope "global" the score of a place is the mean of the tokens so far.
+        """
+        watched, _ = self._places(scores, at, {})
+        if self.scope == "global":
+            counts = watched.long().cumsum(dim=1)
+            scores, watched = (scores * watched).cumsum(dim=1) / counts, counts > 0
+        return (scores - self.thresholds.to(scores)).masked_fill(~watched, float("nan"))
+
     def closure(
         self,
         scores: Float[Tensor, "batch position concept"],
@@ -146,7 +159,7 @@ def features(
     """What concepts are read from: the activation in float32, or its largest codes."""
     if coder is None:
         return x.float()
-    codes = coder.encode(x.reshape(-1, x.shape[-1])).float()
+    codes = coder.encode(x.reshape(-1, x.shape[-1])).to(x.device, torch.float32)
     top = codes.topk(min(kept, codes.shape[-1]), dim=-1)
     return torch.zeros_like(codes).scatter(-1, top.indices, top.values).reshape(*x.shape[:-1], -1)
 

@@ -92,7 +92,7 @@ class Reasoning(Steering):
         at = Coordinates(run.positions, run.mask.sum(dim=-1), run.tokens, self.sinks)
         scores = edit.scores(run[self.at])
         closure = edit.closure(scores, at, {})
-        rules, margins = program(edit.rules), (scores - self.thresholds.to(scores)).cpu()
+        rules, margins = program(edit.rules), edit.margins(scores, at).cpu()
         rows = []
         for index, real in enumerate(run.mask.cpu()):
             strings = tuple(model.token_strings(run.tokens[index].cpu()[real]))
