@@ -61,12 +61,12 @@ class Guarded(Result):
             series["threshold"] = [self.threshold] * steps
         lines = Lines(range(steps), series, x_title="tokens after the prompt", y_title="score")
         rows = [
-            [_short(prompt), _short(text), at, None if score.isnan() else float(score)]
-            for prompt, text, at, score in zip(
-                self.prompts, self.texts, self.fired_at, self.highest, strict=True
+            [index, _end(prompt), _short(text), at, None if score.isnan() else float(score)]
+            for index, (prompt, text, at, score) in enumerate(
+                zip(self.prompts, self.texts, self.fired_at, self.highest, strict=True)
             )
         ]
-        table = Table(["prompt", "text", "fired at", "highest score"], rows)
+        table = Table(["row", "prompt", "text", "fired at", "highest score"], rows)
         done = {"stop": "stopped", "steer": "steered from there on", "log": "noted"}[self.action]
         summary = f"{sum(self.fired)} of {len(self.texts)} rows passed {self.threshold:.3g}" + (
             f" and were {done}." if any(self.fired) else "."
@@ -84,3 +84,9 @@ class Guarded(Result):
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _SHORT else line[: _SHORT - 1] + "…"
+
+
+def _end(text: str) -> str:
+    """A prompt's end tells it from the others; a chat's begins with the system's words."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHORT else "…" + line[1 - _SHORT :]
