@@ -50,7 +50,9 @@ class Reinjection(Method):
 
     >>> from jackfield.testing import tiny_world
     >>> world = tiny_world()
-    >>> facts = {"prompts": world.tokens[:4], "subjects": [(2, 3)] * 4, "answers": [7, 8, 9, 10]}
+    >>> prompts = world.tokens[:4]
+    >>> likeliest = world.model.run(prompts).logits[:, -1].argmax(dim=-1).tolist()
+    >>> facts = {"prompts": prompts, "subjects": [(2, 3)] * 4, "answers": likeliest}
     >>> sites = {"sources": "layers.0:2.mlp_out", "at": "layers.2.resid_post"}
     >>> Reinjection(draws=2).fit(world.model, **facts, **sites).rates.shape
     torch.Size([2])

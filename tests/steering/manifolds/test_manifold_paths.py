@@ -89,10 +89,45 @@ def test_between_goes_the_shorter_way():
     assert between(5, 1, line) == [4, 3, 2]
 
 
+def test_a_path_is_judged_by_the_way_that_it_goes(circle, task):
+    """A prompt of class 0 that lies at 6.4 goes to 3 by 5 and 4, not by 1 and 2."""
+    behaviour = behaviour_curve(circle, task)
+    root = behaviour.at(torch.arange(6, 2, -1).double())[None]
+    numbers, _ = measured(root**2, behaviour, torch.tensor([6.4]), torch.tensor([3]))
+    assert between(6.4, 3, behaviour) == [5, 4]
+    length = float(root.diff(dim=1).norm(dim=-1).sum()) / behaviour.arc(6.4, 3.0)
+    assert numbers[0].tolist() == pytest.approx([0, 1, 1, length], abs=1e-5)
+
+
+def test_prompts_that_lie_at_another_class_start_there(circle, task):
+    manifold = ManifoldSteering(components=2).fit(circle, task=task, at=AT)
+    shifted = replace(task, answers=tuple((answer + 1) % 7 for answer in task.answers))
+    found = ManifoldPaths(steps=17, starts=14).run(circle, manifold, shifted, natural=task)
+    where = torch.tensor(task.answers)[found.start].double()
+    torch.testing.assert_close(found.places % 7, where, atol=1e-3, rtol=0)
+    assert bool((found.along[:, 1] == 1).all())
+    assert bool(((found.targets - found.classes) % 7 != 0).all())
+
+
+def test_a_target_half_a_cycle_away_is_left_out():
+    world = tiny_world()
+    task = OrderedTask(
+        "six", tuple(range(3, 9)), True, world.tokens, tuple(i % 6 for i in range(24))
+    )
+    manifold = ManifoldSteering().fit(world.model, task=task, at=AT)
+    found = ManifoldPaths(steps=3, starts=24).run(world.model, manifold, task)
+    gaps = (found.targets - found.places.round()) % 6
+    assert set(gaps.tolist()) == {2.0, 4.0}
+    four = OrderedTask("four", (3, 4, 5, 6), True, world.tokens, tuple(i % 4 for i in range(24)))
+    manifold = ManifoldSteering().fit(world.model, task=four, at=AT)
+    with pytest.raises(InputError, match="not half a cycle, from another class"):
+        ManifoldPaths().run(world.model, manifold, four)
+
+
 def test_a_path_of_natural_answers_has_no_energy_and_at_most_the_length_of_the_arc(circle, task):
     behaviour = behaviour_curve(circle, task)
     root = behaviour.at(torch.arange(4).double())[None]
-    numbers, energy = measured(root**2, behaviour, torch.tensor([0]), torch.tensor([3]))
+    numbers, energy = measured(root**2, behaviour, torch.tensor([0.0]), torch.tensor([3]))
     torch.testing.assert_close(energy, torch.zeros(1, 4).double(), atol=1e-6, rtol=0)
     chords = sum(float((root[0, i + 1] - root[0, i]).norm()) for i in range(3))
     assert numbers[0].tolist() == pytest.approx([0, 1, 1, chords / behaviour.arc(0.0, 3.0)])

@@ -13,7 +13,7 @@ from jackfield.steering.manifolds import (
     ManifoldSteering,
     OrderedTask,
 )
-from jackfield.testing import tiny_world
+from jackfield.testing import tiny_llama, tiny_world
 
 AT = "layers.0.resid_post"
 
@@ -39,6 +39,50 @@ def test_the_circle_is_found(circle, task, manifold):
     torch.testing.assert_close(places, torch.tensor(task.answers).float(), atol=1e-3, rtol=0)
     on_it = manifold.curve.at(torch.linspace(0, 7, 50)) @ manifold.basis + manifold.centre
     torch.testing.assert_close(on_it[:, :2].norm(dim=1), torch.ones(50), atol=0.01, rtol=0)
+
+
+def test_noise_lies_at_no_class_of_its_own():
+    """Where classes mean nothing, prompts lie near the centroids that they made, only there."""
+    tokens = torch.randint(2, 100, (60, 6), generator=torch.Generator().manual_seed(0))
+    answers = tuple(i % 12 for i in range(60))
+    task = OrderedTask("noise", tuple(range(20, 32)), True, tokens, answers)
+    model = tiny_llama(torch.float32, layers=2, d_model=128)
+    found = ManifoldSteering().fit(model, task=task, at=AT)
+    u = found.place(last(model, task))
+    own = found.curve.way(u, torch.tensor(answers).float()).abs() <= 0.5
+    assert float(own.double().mean()) > 0.6
+    assert sum(near or 0 for near in found.near) / 12 < 0.25
+
+
+def test_prompts_are_judged_by_curves_that_they_had_no_part_in():
+    world = tiny_world()
+    answers = tuple(i % 12 for i in range(24))
+    task = OrderedTask("twelve", tuple(range(20, 32)), True, world.tokens, answers)
+    near = torch.zeros(12)
+    for kept, out in ((range(12), range(12, 24)), (range(12, 24), range(12))):
+        half = ManifoldSteering().fit(world.model, task=task.take(kept), at=AT)
+        u = half.place(last(world.model, task.take(out)))
+        near += half.curve.way(u, torch.arange(12.0)).abs() <= 0.5
+    found = ManifoldSteering().fit(world.model, task=task, at=AT)
+    assert found.near == tuple((near / 2).tolist())
+    assert f"{float(near.mean()) / 2:.0%} of 24 prompts lie" in found.report().summary
+
+
+def test_a_class_of_one_prompt_is_not_judged(circle, task):
+    found = ManifoldSteering(components=2).fit(circle, task=task.take(range(9)), at=AT)
+    assert found.near == (1.0, 1.0, *[None] * 5)
+    assert "100% of 4 prompts lie" in found.report().summary
+    one = ManifoldSteering(components=2).fit(circle, task=task.take(range(7)), at=AT)
+    assert one.near == (None,) * 7
+    assert "none is left to judge the curve by" in one.report().summary
+
+
+def test_a_place_is_found_in_any_precision(circle, task, manifold):
+    x = last(circle, task)
+    for dtype in (torch.float64, torch.bfloat16):
+        found = manifold.place(x.to(dtype))
+        assert found.dtype == torch.promote_types(dtype, torch.float32)
+        assert float(manifold.curve.way(found, manifold.place(x)).abs().max()) < 0.02
 
 
 def test_a_step_of_one_class_is_a_turn_by_one_class(circle, task, manifold):

@@ -7,8 +7,8 @@ from torch.nn.functional import normalize
 from jackfield.core.errors import InputError, SiteError
 from jackfield.core.where import where
 from jackfield.edits import Add
-from jackfield.steering.reft import LatentDirection, ReFTr1
-from jackfield.steering.reft.latent_direction import auroc
+from jackfield.steering.guards import Auroc
+from jackfield.steering.reft import LatentDirection, LoReFT, ReFTr1
 from jackfield.steering.reft.reft_r1 import _Latent
 from jackfield.steering.reft.sides import sides
 from jackfield.testing import tiny_llama, tiny_world
@@ -67,16 +67,34 @@ def test_the_latents_are_the_projections_that_are_positive(world, fitted):
     expected = (x @ fitted.vector.double()).clamp(min=0).float()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert fitted.auroc is not None
-    sides_ = [fitted.detect(world.model, each).amax(dim=1) for each in (world.tokens, world.other)]
-    assert fitted.auroc == pytest.approx(auroc(*sides_))
+    latents = [fitted.detect(world.model, each)[:, 1:] for each in (world.tokens, world.other)]
+    assert fitted.auroc == pytest.approx(Auroc.of(*(a.amax(dim=1) for a in latents)).value)
 
 
-def test_the_auroc_counts_pairs():
-    draw = torch.Generator().manual_seed(0)
-    plus = torch.randint(0, 6, (9,), generator=draw).float()
-    minus = torch.randint(0, 5, (14,), generator=draw).float()
-    won = [(p > m) + (p == m) / 2 for p in plus.tolist() for m in minus.tolist()]
-    assert auroc(plus, minus) == pytest.approx(sum(won) / len(won))
+def test_with_prompts_both_sides_are_answers_to_them(world):
+    """The same answers in another order cannot be told apart, and cost the same."""
+    prompts, again = world.other[:1, :5].expand(24, -1), world.tokens.flip(0)
+    given = {"positive": world.tokens, "negative": again, "prompts": prompts}
+    found = ReFTr1(steps=3).fit(world.model, **given, at=AT)
+    assert found.auroc == 0.5
+    assert found.learned.unsaid == pytest.approx(found.learned.said)
+
+
+def test_what_a_prompt_holds_does_not_tell_the_sides_apart(world):
+    """Only the prompts are read: nothing to tell them by, and no number in place of one."""
+    found = ReFTr1(steps=2, where=(0, 1)).fit(
+        world.model, positive=world.tokens, negative=world.tokens.flip(0),
+        prompts=world.other[:, :5], at=AT,
+    )  # fmt: skip
+    assert found.auroc is None
+    assert "AUROC" not in found.report().summary
+
+
+def test_loaded_it_has_the_settings_that_it_had(world, tmp_path):
+    for method in (ReFTr1(steps=1, where=(0, 1)), LoReFT(rank=1, steps=1, where=(0, 1))):
+        found = method.fit(world.model, positive=world.tokens, at=AT)
+        again = type(found).load(found.save(tmp_path / type(found).__name__))
+        assert again.method == found.method
 
 
 def test_a_planted_direction_is_found():
@@ -119,3 +137,6 @@ def test_what_does_not_fit_is_refused(world):
         ReFTr1().fit(world.model, positive=world.tokens, at="layers.*.resid_post")
     with pytest.raises(InputError, match="one prompt for each of the 24, got 2"):
         ReFTr1().fit(world.model, positive=world.tokens, prompts=world.other[:2], at=AT)
+    fewer = {"negative": world.other[:7], "prompts": world.other}
+    with pytest.raises(InputError, match="negative texts: expected one prompt for each of the 7"):
+        ReFTr1().fit(world.model, positive=world.tokens, **fewer, at=AT)

@@ -33,7 +33,8 @@ class ActivationManifold(Steering):
         labels: of the classes, in their order.
         at: the site.
         share: of the variance of the centroids that the components hold.
-        near: for each class the share of its prompts that lie within half a class of it.
+        near: for each class the share of its prompts that lie within half a class of it, on curves
+            that they had no part in; None for a class of one prompt, which is on every curve.
         counts: prompts of each class.
         residual_norm: mean length of the activation there.
         model: the name of the model.
@@ -46,7 +47,7 @@ class ActivationManifold(Steering):
     labels: tuple[str, ...]
     at: str
     share: float
-    near: tuple[float, ...]
+    near: tuple[float | None, ...]
     counts: tuple[int, ...]
     residual_norm: float
     model: str
@@ -88,7 +89,9 @@ class ActivationManifold(Steering):
 
     def place(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows"]:
         """Where activations lie on the curve, as u."""
-        return self.curve.nearest((x - self.centre) @ self.basis.T)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        z = (wide - self.centre.to(wide)) @ self.basis.to(wide).T
+        return self.curve.to(wide).nearest(z)
 
     def report(self) -> Report:
         """The curve in its first two components, and the classes on it."""
@@ -141,9 +144,20 @@ class ActivationManifold(Steering):
 
     def _sentence(self) -> str:
         kind = "cycle" if self.curve.cyclic else "line"
-        near = sum(a * n for a, n in zip(self.near, self.counts, strict=True)) / sum(self.counts)
         return (
             f"{len(self.labels)} classes on a {kind} at {self.at} of {self.model}; "
-            f"{len(self.basis)} components hold {self.share:.0%} of the variance of the centroids, "
-            f"and {near:.0%} of {sum(self.counts)} prompts lie within half a class of their own."
+            f"{len(self.basis)} components hold {self.share:.0%} of the variance of the centroids. "
+            f"{self._judged()}"
+        )
+
+    def _judged(self) -> str:
+        pairs = zip(self.near, self.counts, strict=True)
+        judged = [(near, count) for near, count in pairs if near is not None]
+        if not judged:
+            return "With one prompt a class, none is left to judge the curve by."
+        prompts = sum(count for _, count in judged)
+        near = sum(near * count for near, count in judged) / prompts
+        return (
+            f"On curves that they had no part in, {near:.0%} of {prompts} prompts lie within half "
+            "a class of their own."
         )

@@ -1,23 +1,24 @@
 """Manifold paths: what the answers do on the way along a curve, and on the straight line.
 
-Each prompt is carried from its own class to another, in steps, once along the curve of an
-`ActivationManifold` and once straight; both ways have the same ends. At every step p, the
+Each prompt is carried from where it lies on the curve of an `ActivationManifold` to a class, in
+steps, once along the curve and once straight; both ways have the same ends. At every step p, the
 probabilities of the answers and of all else, is read. Behaviour has a curve of its own, M_y: a
-spline through the class means of √p, in which Euclidean distance is √2 times Hellinger's.
+spline through the roots of the class means of p; Euclidean distance is √2 times Hellinger's there.
 
     energy    mean over the steps of min_u ‖√p − M_y(u)‖ / √2         0 is natural, at most 1
-    order     share of the classes between the ends that become likeliest, in their order
+    order     share of the classes between the ends that become likeliest, in the order of the way
     arrived   whether the target is likeliest at the end
-    length    Σ ‖Δ√p‖ ÷ the arc of M_y between the two classes         1 follows it closely
+    length    Σ ‖Δ√p‖ ÷ the arc of M_y between the two ends            1 follows it closely
 
 Behaviour manifold and comparison as in arXiv 2605.05115; the exact measures are our reading. Steps
-where all else is likeliest count as a class that is not between the ends. Intervals are over
-prompts, a prompt's paths averaged first, and the two ways are compared prompt by prompt.
+where all else is likeliest count as a class that is not between the ends. A target half a cycle
+away is left out, as both ways round are as short. Intervals are over prompts, a prompt's paths
+averaged first, and the two ways are compared prompt by prompt.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -37,11 +38,14 @@ if TYPE_CHECKING:
     from jackfield.model.model import Model
 
 _NEAREST = 2  # classes from start to target, so that there is one between
+_PROMPTS = 16  # in one forward
 
 
 @config
 class ManifoldPaths(Study):
-    """Paths along the curve and straight, between classes at least two apart.
+    """Paths along the curve and straight, to classes at least two away.
+
+    The two are counted from a prompt's own class, and from the one that it lies nearest to.
 
     Attributes:
         steps: points on a path, both ends among them.
@@ -52,7 +56,7 @@ class ManifoldPaths(Study):
     >>> from jackfield.testing import tiny_world
     >>> world = tiny_world()
     >>> answers = tuple(i % 4 for i in range(24))
-    >>> task = OrderedTask("four", (3, 4, 5, 6), True, world.tokens, answers)
+    >>> task = OrderedTask("four", (3, 4, 5, 6), False, world.tokens, answers)
     >>> curve = ManifoldSteering().fit(world.model, task=task, at="layers.1.resid_post")
     >>> found = ManifoldPaths(steps=3, starts=2).run(world.model, curve, task)
     >>> found.along.shape, found.along_energy.shape  # [path, measure] and [path, step]
@@ -78,19 +82,21 @@ class ManifoldPaths(Study):
             model: the model that the manifold was fitted on.
             manifold: of the same classes as the task, at a resid_pre or resid_post.
             task: prompts that start the paths; better others than those it was fitted on.
-            natural: prompts of every class that make the behaviour curve; `task` if not given.
+            natural: prompts of every class that make the behaviour curve; `task` if not given. How
+                far unsteered prompts are from it is measured on the same ones, so a little low.
             progress: show a live line.
 
         Raises:
             InputError: other classes than the manifold's, a class without a prompt for the
-                behaviour curve, or no prompt two classes from another.
+                behaviour curve, or no prompt two classes, and not half a cycle, from another.
         """
         where = f"{model.name}, ManifoldPaths"
         if task.labels() != manifold.labels:
             expected, got = f"the classes {', '.join(manifold.labels)}", ", ".join(task.labels())
             raise InputError(explain(where=where, expected=expected, got=got))
         behaviour = behaviour_curve(model, natural or task)
-        jobs = list(self._jobs(manifold.curve, task, where))
+        places = _places(model, manifold, task)
+        jobs = list(self._jobs(manifold.curve, task, places, where))
         ways: dict[bool, list[Tensor]] = {False: [], True: []}
         with Progress("paths", total=len(jobs), unit="targets", enabled=progress) as shown:
             for target, starts in jobs:
@@ -101,25 +107,30 @@ class ManifoldPaths(Study):
         targets = torch.tensor([target for target, starts in jobs for _ in starts])
         classes = torch.tensor(task.answers)[start]
         along, chord = (
-            measured(torch.cat(ways[each]), behaviour, classes, targets) for each in (False, True)
+            measured(torch.cat(ways[each]), behaviour, places[start], targets)
+            for each in (False, True)
         )
         return PathsFound(
-            task.name, manifold.at, model.name, start, classes, targets, along[0], chord[0],
-            along[1], chord[1], _natural(model, natural or task, behaviour), self.seed,
+            task.name, manifold.at, model.name, start, classes, places[start], targets, along[0],
+            chord[0], along[1], chord[1], _natural(model, natural or task, behaviour), self.seed,
         )  # fmt: skip
 
-    def _jobs(self, curve: Curve, task: OrderedTask, where: str) -> list[tuple[int, list[int]]]:
+    def _jobs(
+        self, curve: Curve, task: OrderedTask, places: Float[Tensor, " prompt"], where: str
+    ) -> list[tuple[int, list[int]]]:
         """For each target the prompts that are carried to it."""
         generator = torch.Generator().manual_seed(self.seed)
-        classes = torch.tensor(task.answers, dtype=torch.float64)
+        ends = torch.stack([torch.tensor(task.answers).to(places), places.round()])
         jobs = []
         for target in range(len(task.words)):
-            far = (curve.way(classes, float(target)).abs() >= _NEAREST).nonzero()[:, 0]
+            gaps = curve.way(ends, float(target)).abs()
+            half = curve.cyclic & (gaps[1] == curve.length / 2)
+            far = ((gaps >= _NEAREST).all(dim=0) & ~half).nonzero()[:, 0]
             drawn = torch.randperm(len(far), generator=generator)[: self.starts]
             if len(far):
                 jobs.append((target, far[drawn].tolist()))
         if not jobs:
-            expected = "a prompt at least two classes from another class"
+            expected = "a prompt at least two classes, and not half a cycle, from another class"
             raise InputError(explain(where=where, expected=expected, got="none"))
         return jobs
 
@@ -127,11 +138,7 @@ class ManifoldPaths(Study):
         self, model: "Model", manifold: ActivationManifold, task: OrderedTask, target: int
     ) -> dict[bool, Float[Tensor, "path step answer"]]:
         """What is answered at each step along and straight; the model goes on from the site."""
-        made = model.inputs(task.prompts, padding="left", answer=True)
-        assert made.tokens is not None
-        assert made.mask is not None
-        call = {"input_ids": made.tokens, "attention_mask": made.mask.long()}
-        x = model.run(call, sites=[manifold.at], logits=False)[manifold.at]
+        call, x = _read(model, task.prompts, manifold.at)
         found: dict[bool, list[Tensor]] = {False: [], True: []}
         for straight, steps in found.items():
             for share in torch.linspace(0, 1, self.steps).tolist():
@@ -143,7 +150,7 @@ class ManifoldPaths(Study):
 
 
 def behaviour_curve(model: "Model", task: OrderedTask) -> Curve:
-    """M_y: the curve through the class means of √p of unsteered prompts.
+    """M_y: the curve through the roots of the class means of p of unsteered prompts.
 
     Raises:
         InputError: a class without a prompt.
@@ -162,33 +169,40 @@ def behaviour_curve(model: "Model", task: OrderedTask) -> Curve:
 def measured(
     p: Float[Tensor, "path step answer"],
     behaviour: Curve,
-    classes: Int[Tensor, " path"],
+    places: Float[Tensor, " path"],
     targets: Int[Tensor, " path"],
 ) -> tuple[Float[Tensor, "path measure"], Float[Tensor, "path step"]]:
-    """The measures of each path, and its distance to the behaviour curve at each step."""
+    """The measures of each path, and its distance to the behaviour curve at each step.
+
+    Args:
+        p: at each step of each path.
+        behaviour: M_y.
+        places: u, where each path starts, as the edit finds it.
+        targets: the class where it ends, at least two from the one nearest to its start.
+    """
     root = p.sqrt()
     energy = behaviour.distance(root) / 2**0.5
     best = p.argmax(dim=-1)
     length = root.diff(dim=1).norm(dim=-1).sum(dim=1)
     rows = []
-    for i, (start, target) in enumerate(zip(classes.tolist(), targets.tolist(), strict=True)):
-        arc = behaviour.arc(float(start), float(target))
+    for i, (start, target) in enumerate(zip(places.tolist(), targets.tolist(), strict=True)):
+        arc = behaviour.arc(start, float(target))
         order = passed(best[i].tolist(), between(start, target, behaviour))
         arrived = float(best[i, -1] == target)
         rows.append([float(energy[i].mean()), order, arrived, float(length[i]) / arc])
     return torch.tensor(rows, dtype=torch.float64), energy.double()
 
 
-def between(start: int, target: int, curve: Curve) -> list[int]:
-    """The classes between two, in the order in which the curve passes them.
+def between(start: float, target: int, curve: Curve) -> list[int]:
+    """The classes between the one nearest to a place and a target, as a path passes them.
 
     >>> points = torch.eye(7)
-    >>> between(5, 1, Curve.through(points, cyclic=True))
+    >>> between(5.2, 1, Curve.through(points, cyclic=True))
     [6, 0]
     """
-    way = int(curve.way(torch.tensor(float(start)), float(target)).round())
+    way = float(curve.way(torch.tensor(start), float(target)))
     step = 1 if way > 0 else -1
-    places = range(start + step, start + way, step)
+    places = range(round(start) + step, round(start + way), step)
     return [place % curve.length if curve.cyclic else place for place in places]
 
 
@@ -204,6 +218,26 @@ def passed(seen: Sequence[int], expected: Sequence[int]) -> float:
             if expected[i] == each:
                 longest[i + 1] = max(longest[i + 1], 1 + max(longest[: i + 1]))
     return max(longest) / len(expected)
+
+
+def _read(
+    model: "Model", prompts: Any, site: str
+) -> tuple[dict[str, Tensor], Float[Tensor, "prompt position d"]]:
+    """What the model is called with, the prompts ending together, and the activation there."""
+    made = model.inputs(prompts, padding="left", answer=True)
+    assert made.tokens is not None
+    assert made.mask is not None
+    call = {"input_ids": made.tokens, "attention_mask": made.mask.long()}
+    return call, model.run(call, sites=[site], logits=False)[site]
+
+
+def _places(
+    model: "Model", manifold: ActivationManifold, task: OrderedTask
+) -> Float[Tensor, " prompt"]:
+    """U of each prompt, from where the edit moves it."""
+    parts = (task.prompts[first : first + _PROMPTS] for first in range(0, len(task), _PROMPTS))
+    read = [_read(model, each, manifold.at)[1][:, -1] for each in parts]
+    return torch.cat([manifold.place(x).double().cpu() for x in read])
 
 
 def _answered(

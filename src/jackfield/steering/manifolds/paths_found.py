@@ -22,10 +22,12 @@ class PathsFound(Result):
         site: where the activation was moved.
         model: its name.
         start: [path] the index of the prompt.
-        classes, targets: [path] from which class to which.
+        classes: [path] the class of its answer.
+        places: [path] u, where on the curve the path starts; mostly near to its class.
+        targets: [path] the class to which it goes.
         along, straight: [path, measure] energy, order, arrived, length.
         along_energy, straight_energy: [path, step] distance to the behaviour curve.
-        natural: the mean distance of unsteered prompts to the behaviour curve.
+        natural: the mean distance of unsteered prompts to the behaviour curve that they made.
         seed: of the intervals.
     """
 
@@ -34,6 +36,7 @@ class PathsFound(Result):
     model: str
     start: Int[Tensor, " path"]
     classes: Int[Tensor, " path"]
+    places: Float[Tensor, " path"]
     targets: Int[Tensor, " path"]
     along: Float[Tensor, "path measure"]
     straight: Float[Tensor, "path measure"]
@@ -94,7 +97,8 @@ class PathsFound(Result):
             f"{len(self.start)} paths of {len(self.start.unique())} prompts ({self.task}) at "
             f"{self.site} of {self.model}. Along the curve the answers are {energy[0]:+.3f} "
             f"(95 % interval {energy[1]:+.3f} to {energy[2]:+.3f}) Hellinger farther from natural "
-            f"ones than straight (unsteered: {self.natural:.3f}), and {order[0]:+.2f} "
-            f"({order[1]:+.2f} to {order[2]:+.2f}) more of the classes between are passed in "
-            f"order. The target is reached by {ends[0]:.0%} along, {ends[1]:.0%} straight."
+            f"ones than straight (unsteered, in the sample: {self.natural:.3f}), and "
+            f"{order[0]:+.2f} ({order[1]:+.2f} to {order[2]:+.2f}) more of the classes between are "
+            f"passed in order. The target is reached by {ends[0]:.0%} along, "
+            f"{ends[1]:.0%} straight."
         )

@@ -1,7 +1,7 @@
 """Learned interventions: what is done to the activation is learned from what is to be said.
 
 Lives here: LoReFT (a low-rank map) and ReFT-r1 (one direction), their texts and their descent.
-May use: core, edits, model, reports, and the files of steering. Look first: `loreft.py`, then
+May use: core, edits, model, reports, and the rest of steering. Look first: `loreft.py`, then
 `descent.py`.
 """
 

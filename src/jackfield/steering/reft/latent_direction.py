@@ -35,8 +35,9 @@ class LatentDirection(Steering):
         model: the name of the model.
         counts: texts on the positive and the negative side.
         norm: mean length of the activation on the tokens read.
-        auroc: how well a text's largest a tells the sides apart on the texts it was learned from;
-            None without negative ones.
+        auroc: how well the largest a of the tokens to say tells the sides apart, on the texts it
+            was learned from; the larger of more tokens is larger, so mind texts that are longer on
+            one side. None without negative texts, and where a text has no such token that is read.
         learned: the losses, and what became of both sides.
     """
 
@@ -90,9 +91,8 @@ class LatentDirection(Steering):
     ) -> Self:
         """Rebuilds the direction from `state`."""
         held = {name: tupled(value) for name, value in extra.items() if name != "learned"}
-        method = {name: tupled(value) for name, value in config.items()}
         learned = learned_of(extra["learned"])
-        return cls(vector=tensors["vector"], method=method, learned=learned, **held)
+        return cls(vector=tensors["vector"], method=config, learned=learned, **held)
 
     def _sentence(self) -> str:
         before, after = self.learned.said
@@ -101,13 +101,3 @@ class LatentDirection(Steering):
             f"ReFT-r1 at {self.at} of {self.model}: a token of the {self.counts[0]} texts it "
             f"learned from costs {after:.2f} nats instead of {before:.2f}, in the sample.{told}"
         )
-
-
-def auroc(plus: Float[Tensor, " n"], minus: Float[Tensor, " m"]) -> float:
-    """The share of pairs in which the positive one is larger; of equals half.
-
-    >>> auroc(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 0.0]))
-    0.875
-    """
-    apart = plus[:, None] - minus[None]
-    return float(((apart > 0).double() + (apart == 0).double() / 2).mean())

@@ -77,7 +77,8 @@ class LoReFT(Method):
             positive: texts to say: strings, or token ids [text, position].
             negative: texts of the other kind; nothing is learned from them, what becomes of them
                 is measured.
-            prompts: strings, chats or token ids that the positive texts are the answers to.
+            prompts: strings, chats or token ids that the texts of both sides are the answers to,
+                as many as there are on each.
             at: a site [batch, position, d] such as layers.15.resid_post, or several.
             progress: show a live line.
 

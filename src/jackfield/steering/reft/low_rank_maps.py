@@ -99,8 +99,7 @@ class LowRankMaps(Steering):
             for site in extra["sites"]
         }
         counts = (extra["counts"][0], extra["counts"][1])
-        method = {name: tupled(value) for name, value in config.items()}
-        return cls(maps, method, extra["model"], counts, learned_of(extra["learned"]))
+        return cls(maps, config, extra["model"], counts, learned_of(extra["learned"]))
 
     def _sentence(self) -> str:
         before, after = self.learned.said

@@ -17,18 +17,20 @@ is divided by n is our reading.
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from jackfield.core.config import config, setting, to_json
-from jackfield.core.errors import InputError, SiteError, explain
+from jackfield.core.errors import InputError, explain
 from jackfield.core.fitted import Method
 from jackfield.core.where import Where
 from jackfield.edits import Add, Edit
+from jackfield.steering.axes.reading import one_site
+from jackfield.steering.guards.rates import Auroc
 from jackfield.steering.reft.answers import edited_tokens
 from jackfield.steering.reft.descent import Learned, Lessons, descend
-from jackfield.steering.reft.latent_direction import LatentDirection, auroc
+from jackfield.steering.reft.latent_direction import LatentDirection
 from jackfield.steering.reft.sides import Sides, sides
 
 if TYPE_CHECKING:
@@ -80,7 +82,8 @@ class ReFTr1(Method):
             positive: texts to say: strings, or token ids [text, position].
             negative: texts of the other kind; nothing is learned from them, what becomes of them
                 is measured.
-            prompts: strings, chats or token ids that the positive texts are the answers to.
+            prompts: strings, chats or token ids that the texts of both sides are the answers to,
+                as many as there are on each.
             at: a site [batch, position, d] such as layers.15.resid_post.
             progress: show a live line.
 
@@ -89,10 +92,7 @@ class ReFTr1(Method):
                 not differ, or a latent that ends as 0 on all texts.
             SiteError: a site of another shape, or several.
         """
-        given = sides(model, positive, negative, prompts, at)
-        if len(given.sites) > 1:
-            got = f"{at}, which are {len(given.sites)}"
-            raise SiteError(explain(where=f"{model.name}, {at}", expected="one site", got=got))
+        given = sides(model, positive, negative, prompts, one_site(model, at))
         latent = _Latent(given.lessons, edited_tokens(model, self.where, prompts), self.active)
         w = latent.start(self.seed).requires_grad_()
         losses = descend(
@@ -116,13 +116,19 @@ class ReFTr1(Method):
         said, unsaid = given.before_and_after([Add(size * w, at=site, where=latent.rule)])
         told = None
         if given.other is not None:
-            other = _Latent(given.other, latent.rule, self.active)
-            told = auroc(latent.largest(w), other.largest(w))
+            told = _told(w, latent, _Latent(given.other, latent.rule, self.active))
         norm, name = given.norm(latent.rule), given.lessons.model.name
         learned = Learned(losses, said, unsaid)
         return LatentDirection(
             w.float().cpu(), size, site, to_json(self), name, given.counts, norm, told, learned
         )
+
+
+def _told(w: Tensor, *both: "_Latent") -> float | None:
+    """How well the largest latents tell two sides apart; None where a text has none."""
+    if not all(bool(side.read.any(dim=1).all()) for side in both):
+        return None
+    return Auroc.of(*(side.largest(w) for side in both)).value
 
 
 class _Latent:
@@ -145,8 +151,14 @@ class _Latent:
         """A of each token; 0 where nothing is edited."""
         return (self.lessons.values[rows].to(w.dtype) @ w).relu() * self.chosen[rows]
 
+    @property
+    def read(self) -> Bool[Tensor, "text position"]:
+        """Those of the tokens to say that are chosen; a prompt's say nothing of the sides."""
+        return self.chosen & self.lessons.answers.said.to(self.chosen.device)
+
     def largest(self, w: Tensor) -> Float[Tensor, " text"]:
-        return self.latents(w, torch.arange(len(self.chosen))).amax(dim=1)
+        """The largest a of the tokens that are read."""
+        return (self.latents(w, torch.arange(len(self.chosen))) * self.read).amax(dim=1)
 
     def sizes(self, w: Tensor, rows: Tensor) -> Float[Tensor, " row"]:
         """The mean of the k largest a of each text, of all where there are fewer."""

@@ -50,7 +50,7 @@ class Sides:
 def sides(
     model: "Model", positive: Any, negative: Any, prompts: Any, at: str | Sequence[str]
 ) -> Sides:
-    """Reads both sides.
+    """Reads both sides, each after the same prompts.
 
     Raises:
         InputError: as the methods say.
@@ -59,7 +59,7 @@ def sides(
     found = {vector_site(model, name) for name in model.sites.select(at)}
     sites = tuple(name for name in model.sites.names() if name in found)
     plus = answers(model, positive, prompts)
-    minus = None if negative is None else answers(model, negative, side="negative")
+    minus = None if negative is None else answers(model, negative, prompts, side="negative")
     if minus is not None and plus.same_as(minus):
         where = f"{model.name}, {sites[0]}"
         raise InputError(explain(where=where, expected="sides that differ", got="equal sides"))

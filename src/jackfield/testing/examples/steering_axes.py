@@ -28,9 +28,9 @@ def _fit_levels(method: OrdinalAxis, world: World) -> LevelAxis:
 
 
 def _task(world: World) -> OrderedTask:
-    """Four classes in a cycle; the classes mean nothing to a random model."""
-    answers = tuple(i % 4 for i in range(len(world.tokens)))
-    return OrderedTask("four", (3, 4, 5, 6), True, world.tokens, answers)
+    """Five classes in a cycle; the classes mean nothing to a random model."""
+    answers = tuple(i % 5 for i in range(len(world.tokens)))
+    return OrderedTask("five", (3, 4, 5, 6, 7), True, world.tokens, answers)
 
 
 def _fit_manifold(method: ManifoldSteering, world: World) -> ActivationManifold:
@@ -114,7 +114,7 @@ EXAMPLES: dict[str, Example] = {
             "other classes": lambda world: ManifoldPaths().run(
                 world.model,
                 _fit_manifold(ManifoldSteering(), world),
-                replace(_task(world), words=(3, 4, 5, 7)),
+                replace(_task(world), words=(3, 4, 5, 6, 8)),
             ),
         },
     ),
