@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from jackfield.core.errors import InputError, explain
-from jackfield.core.where import All, Where, depends_on_prompt, where
+from jackfield.core.where import ALL, Where, depends_on_prompt, where
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
@@ -12,11 +12,16 @@ if TYPE_CHECKING:
 def narrowed(own: Any, given: Any) -> Where:
     """Of the tokens that are given those of a rule of one's own.
 
+    Whether sinks are among them is for the given rule alone to say, if the own one does no more
+    than leave them out.
+
     >>> narrowed("last", "~sinks")
     Both(left=Phase(name='last'), right=Except(inner=Sinks()))
+    >>> narrowed("~sinks", "all")
+    All()
     """
     own, given = where(own), where(given)
-    return given if isinstance(own, All) else own & given
+    return given if own in (ALL, where("~sinks")) else own & given
 
 
 def check_prompted(model: "Model", rule: Any, *, prompted: bool) -> None:

@@ -214,6 +214,20 @@ def test_the_vector_is_the_mean_code_times_the_direction(tiny64):
     torch.testing.assert_close(found.vector, expected)
 
 
+def test_the_units_of_the_filter_are_those_of_the_texts_alone(tiny64):
+    """Random tokens are far longer here than the language's."""
+    planted(tiny64, 10)
+    with torch.no_grad():
+        tiny64.module.model.embed_tokens.weight[10:, 9] = 50.0
+    language = texts(20, 5, high=10)
+    method = LangFIR(fires=0.9, random_fires=0.2, where="all")
+    found = method.fit(tiny64, texts=language, dictionary=both_ways())
+    x = tiny64.run(language, sites=[AT])[AT]
+    assert found.residual_norm == pytest.approx(float(x.norm(dim=-1).mean()), rel=1e-5)
+    unit = found.vector.double() / found.vector.double().norm()
+    assert found.sigma == pytest.approx(float((x.mean(dim=1) @ unit).std()), rel=1e-5, abs=1e-6)
+
+
 def test_random_texts_have_no_language(tiny64):
     planted(tiny64, 10)
     chance = random_texts(tiny64, 50, 24, seed=9)

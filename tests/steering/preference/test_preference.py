@@ -112,6 +112,7 @@ def test_without_prompts_all_but_the_first_token_is_the_answer(tiny):
     pairs = preference_pairs(tiny, **SIDES)
     assert pairs.answer[:, :, 1:].all()
     assert not pairs.answer[:, :, 0].any()
+    assert not pairs.prompted
 
 
 def test_prompt_and_answer_are_tokenised_apart():
@@ -138,6 +139,7 @@ def test_of_a_chat_the_last_message_is_the_answer():
         shown = model.token_strings(pairs.tokens[side, 0])
         assert "".join(shown) == f"user : hi assistant :{answer}"
         assert pairs.answer[side, 0].tolist() == [False] * 5 + [True]
+    assert pairs.prompted
     apart = preference_pairs(model, [" yes"], [" no"], [chats[0][:1]])
     assert torch.equal(apart.tokens, pairs.tokens)
 
@@ -286,6 +288,46 @@ def test_a_planted_latent_is_found_and_silent_ones_stay_at_0(tiny64):
     assert float(found.vector[1]) > 0
     assert float(found.vector[3]) == 0
     assert found.fires[3] == 0
+
+
+def moved(model, found, ids, prompt: int) -> list[int]:
+    """On which tokens of a text an edit acts, of which `prompt` are the prompt's."""
+    call = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    x, y = (
+        model.run(call, sites=[AT], edits=edits, prompt_lengths=torch.tensor([prompt]))[AT][0]
+        for edits in ((), found.edits())
+    )
+    return (x != y).any(dim=-1).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("method", [BiPO, YaPO])
+def test_it_acts_on_no_other_tokens_than_it_was_learned_on(tiny, method):
+    given = {"at": AT} if method is BiPO else {"dictionary": both_ways(torch.float32)}
+    pairs = {"prompts": PROMPTS, "positive": CHOSEN, "negative": REJECTED}
+    for where, expected in (("last", [4]), ((2, -2), [2, 3]), ("generated", [4, 5, 6])):
+        found = method(epochs=1, held_out=0.25, where=where).fit(tiny, **pairs, **given)
+        assert moved(tiny, found, texts(1, 5), prompt=5) == expected
+
+
+@pytest.mark.parametrize("where", ["last", "generated", -1, "~sinks & prompt"])
+@pytest.mark.parametrize("method", [BiPO, YaPO])
+def test_a_rule_that_asks_for_a_prompt_is_refused_without_one(tiny, method, where):
+    given = {"at": AT} if method is BiPO else {"dictionary": both_ways(torch.float32)}
+    with pytest.raises(InputError, match=r"prompts, as the rule asks where.*got texts alone"):
+        method(epochs=1, where=where).fit(tiny, **SIDES, **given)
+    method(epochs=1, where=(1, 2)).fit(tiny, **SIDES, **given)
+
+
+def test_the_report_says_that_held_out_pairs_chose_the_epoch(tiny):
+    found = BiPO(epochs=1).fit(tiny, **SIDES, at=AT)
+    assert "2 pairs held out, which also chose the epoch" in found.report().summary
+    assert [row[0] for row in found.course.rows()][-3:] == [
+        "held-out loss, kept (it chose the epoch)",
+        "decided at +1, of the pairs that chose the epoch",
+        "decided at −1, of the pairs that chose the epoch",
+    ]
+    none = BiPO(epochs=1, held_out=0.0).fit(tiny, **SIDES, at=AT)
+    assert "chose" not in none.report().summary
 
 
 @pytest.mark.parametrize("method", [BiPO(epochs=3), YaPO(epochs=3)])

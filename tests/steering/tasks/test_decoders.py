@@ -71,12 +71,12 @@ def test_a_probe_reads_a_hidden_answer_of_unseen_words_and_no_random_label(model
     sign = torch.randint(0, 2, (480,), generator=draw) * 2 - 1.0
     h[:, 1], h[:, 2] = sign, sign * (2 * (labels // 2) - 1)
     random = torch.randint(0, 4, (480,), generator=draw)
-    ids = torch.tensor([10, 20, 30, 40])
+    ids, trained = torch.tensor([10, 20, 30, 40]), {"steps": 100, "decay": 1e-3}
 
     def accuracy(given: torch.Tensor) -> float:
         given = ids[given]
-        probe = Probe(model, hidden=64, seed=0).fit(h[:400], given[:400], steps=100, decay=1e-3)
-        return float(probe.right(h[400:], given[400:]).float().mean())
+        probe = Probe(model, hidden=64, seed=0).fit(h[:400], given[:400], ids, **trained)
+        return float(probe.right(h[400:], given[400:], ids).float().mean())
 
     assert accuracy(labels) > 0.8
     assert accuracy(random) < 0.5

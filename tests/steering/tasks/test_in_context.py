@@ -38,6 +38,29 @@ def test_a_prompt_shows_others_and_asks_its_own(worded):
     assert worded.token_strings(list(prompts.answers)) == [" cold"]
 
 
+@pytest.mark.parametrize("name", ["country-language", "antonym"])
+def test_every_answer_of_shuffled_demonstrations_is_wrong(worded, name):
+    task = IN_CONTEXT[name]
+    for seed in range(5):
+        prompts = task.prompts(worded, "arrow", shots=4, seed=seed)
+        for shown, shuffled in zip(prompts.shown, prompts.shuffled, strict=True):
+            right, wrong = (dict(line.split(" -> ") for line in text.split("\n")[:-1])
+                            for text in (shown, shuffled))  # fmt: skip
+            assert list(right) == list(wrong)
+            assert sorted(right.values()) == sorted(wrong.values())
+            assert all(right[x] != y for x, y in wrong.items())
+
+
+def test_two_answers_change_places_in_even_numbers_only(worded):
+    pairs = tuple(
+        (x, ("cold", "small")[i % 2]) for i, (x, _) in enumerate(IN_CONTEXT["plural"].pairs)
+    )
+    task = InContextTask("binary", pairs)
+    assert len(task.prompts(worded, "qa", shots=4).shuffled) == len(pairs)
+    with pytest.raises(InputError, match=r"so that each is wrong, got 2 answers for 5.*even"):
+        task.prompts(worded, "qa", shots=5)
+
+
 def test_every_template_ends_where_the_answer_begins():
     for template in TEMPLATES.values():
         whole, cut = template.prompt([("a", "b")], "c"), template.prompt((), "c")

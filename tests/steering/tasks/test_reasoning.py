@@ -1,5 +1,7 @@
 """Reasoning vectors and sweeps against hooks by hand, a planted direction, and bad input."""
 
+import math
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from jackfield.steering.tasks.reasoning_items import (
     reasoning_items,
     sorted_by_solving,
 )
+from jackfield.steering.tasks.reasoning_result import ReasoningCurves
 from jackfield.steering.tasks.reasoning_sweep import ReasoningSweep
 from jackfield.steering.tasks.reasoning_vector import ReasoningVector
 
@@ -109,11 +112,60 @@ def test_items_are_different_and_right(kind):
         assert not item.prompt.endswith(" ")
     if kind == "arithmetic":
         numbers = {word: value for value, word in enumerate(
-            "zero one two three four five six seven eight nine ten".split())}  # fmt: skip
+            "zero one two three four five six seven eight nine ten eleven twelve".split()
+        )}  # fmt: skip
         for item in made:
             first, sign, second, _ = item.prompt.split("\n")[-1].split()
             other = numbers[second] if sign == "plus" else -numbers[second]
             assert numbers[item.answer.strip()] == numbers[first] + other
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_sum_is_solved_among_its_shots_and_none_is_asked_twice(seed):
+    made = reasoning_items("arithmetic", 60, seed=seed)
+    problems = [[line.split(" =")[0] for line in item.prompt.split("\n")] for item in made]
+    for lines in problems:
+        assert len({frozenset(line.split()) for line in lines}) == len(lines) == 5
+    assert len({frozenset(lines[-1].split()) for lines in problems}) == 60
+
+
+@pytest.mark.parametrize("kind", ["induction", "deduction"])
+def test_a_split_of_the_others_shares_no_problem_either(kind):
+    asked = [item.prompt.split("\n")[-1] for item in reasoning_items(kind, 100)]
+    assert len(set(asked)) == 100
+
+
+def by_chance(seed: int, c: int = 6, count: int = 60) -> ReasoningCurves:
+    """A vector that does nothing but change one answer in five at random, at each of six c."""
+    draw = torch.Generator().manual_seed(seed)
+    base = torch.rand(count, generator=draw) < 0.5
+    right = base.repeat(2, c + 1, 1)
+    changed = torch.rand(2, c, count, generator=draw) < 0.2
+    right[:, 1:] = torch.where(changed, torch.rand(2, c, count, generator=draw) < 0.5, base)
+    zero = torch.zeros(right.shape)
+    places = tuple(float(each) for each in range(c + 1))
+    return ReasoningCurves("m", (AT,), ("vector", "random 0"), places, right, zero, zero, seed)
+
+
+def test_the_best_of_several_coefficients_is_seldom_a_gain_by_chance():
+    curves = [by_chance(seed) for seed in range(200)]
+    plain = sum(each.change(0, each.best)[1][0] > 0 for each in curves)
+    told = sum("solves more shown" in each._sentence() for each in curves)
+    assert plain > 0.08 * len(curves)  # what one interval of 95 % at the best c would say
+    assert told < 0.05 * len(curves)
+
+
+def test_the_interval_of_the_best_widens_with_how_many_were_tried():
+    """Eight items of twelve gained and none lost, by the formula of Agresti and Min."""
+    right = torch.zeros(2, 7, 12, dtype=torch.bool)
+    right[0, 3, :8] = True
+    zero = torch.zeros(right.shape)
+    for last, z in ((4, 2.3940), (7, 2.6383)):  # quantiles at 1 − 0.025 / 3, and / 6
+        places = tuple(float(each) for each in range(last))
+        kept = (each[:, :last] for each in (right, zero, zero))
+        found = ReasoningCurves("m", (AT,), ("vector", "random 0"), places, *kept, 0)
+        half = z * math.sqrt(9 - 64 / 14) / 14
+        assert found.best_interval == pytest.approx((8 / 14 - half, 8 / 14 + half), abs=1e-4)
 
 
 def test_bad_input_is_refused(tiny64):
@@ -124,8 +176,10 @@ def test_bad_input_is_refused(tiny64):
         sweep.run(tiny64, [], items(3))
     with pytest.raises(InputError, match="one of arithmetic"):
         reasoning_items("magic", 3)
-    with pytest.raises(InputError, match="different items of induction, got 900"):
+    with pytest.raises(InputError, match="at most 150 different problems of induction, got 900"):
         reasoning_items("induction", 900)
+    with pytest.raises(InputError, match="at most 66 different problems of arithmetic, got 67"):
+        reasoning_items("arithmetic", 67)
     with pytest.raises(InputError, match="pairs"):
         ReasoningVector(axis="pc1").fit(
             tiny64, positive=prompts(1), negative=prompts(2, 5), at=AT

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from jackfield.core.errors import InputError
+from jackfield.steering.tasks import steerable_or_decodable
+from jackfield.steering.tasks.decoders import Probe
 from jackfield.steering.tasks.in_context import (
     IN_CONTEXT,
     TEMPLATES,
@@ -95,6 +97,59 @@ def test_a_task_that_can_be_read_and_not_steered_is_found():
 def test_a_random_model_is_neither():
     found = STUDY.run(tiny_llama(texts=SPOKEN), [TASK])
     assert found.counts[False, False] == 2
+
+
+def spied(monkeypatch, name: str) -> list:
+    """The arguments that a part of the study is called with, which is run all the same."""
+    made, plain = [], getattr(steerable_or_decodable, name)
+
+    def noted(*given, **more):
+        made.append(given)
+        return plain(*given, **more)
+
+    monkeypatch.setattr(steerable_or_decodable, name, noted)
+    return made
+
+
+def test_the_tuned_lens_is_fitted_on_words_that_no_task_tests(monkeypatch):
+    """The second task has the first one's words, halved otherwise as it has one more."""
+    fitted = spied(monkeypatch, "diagonal_lens")
+    other = InContextTask("other", (*TASK.pairs[::-1], ("ao", "abo")))
+    model = tiny_llama(texts=SPOKEN)
+    tested = {x for task in (TASK, other) for x, _ in task.halves(model)[1]}
+    learned = {x for task in (TASK, other) for x, _ in task.halves(model)[0]}
+    STUDY.run(model, [TASK, other])
+    site = "layers.0.resid_post"
+    rows = {x: model.run(x, sites=[site])[site][0, -1] for x in QUESTIONS}
+    told = [{x for x, row in rows.items() if torch.allclose(row, h.float(), atol=1e-5)}
+            for h in fitted[0][1]]  # fmt: skip
+    assert learned & tested
+    assert set().union(*told) == learned - tested
+
+
+def test_a_tuned_lens_without_a_word_of_its_own_is_refused():
+    model = tiny_llama(texts=SPOKEN)
+    fit, test = TASK.halves(model)
+    swapped = InContextTask("swapped", TASK.pairs)
+    object.__setattr__(swapped, "halves", lambda *given: (test, fit))
+    with pytest.raises(InputError, match="two or more words to fit on that no other task tests"):
+        STUDY.run(model, [TASK, swapped])
+
+
+def test_the_control_probe_chooses_among_as_many_answers_as_the_real_one(monkeypatch):
+    asked: list[tuple[bool, tuple[int, ...]]] = []
+    plain = Probe.scores
+
+    def scores(self, h, choices):
+        asked.append((torch.is_grad_enabled(), tuple(choices.tolist())))
+        return plain(self, h, choices)
+
+    monkeypatch.setattr(Probe, "scores", scores)
+    STUDY.run(tiny_llama(texts=SPOKEN), [TASK])
+    assert {grad: len({c for g, c in asked if g == grad}) for grad in (True, False)} == {
+        True: 1, False: 1
+    }  # fmt: skip
+    assert {len(choices) for _, choices in asked} == {N // 2, N - N // 2}
 
 
 def cell(**changes) -> Cell:

@@ -92,7 +92,8 @@ class LangFIR(Method):
         chosen = passes.nonzero().flatten()
         latents, weights = tuple(chosen.tolist()), target.means.mean(dim=0)[chosen].float()
         vector = added(dictionary, latents, weights)
-        norm, sigma = lengths(model, texts, drawn, dictionary.site, vector, where=self.where)
+        # of the texts alone: random tokens are longer or shorter, and no text that is steered
+        norm, sigma = lengths(model, texts, texts, dictionary.site, vector, where=self.where)
         return SteeredFeatures(
             dictionary=dictionary,
             latents=latents,

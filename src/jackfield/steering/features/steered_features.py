@@ -10,6 +10,7 @@ from torch import Tensor
 from jackfield.core.fitted import Fitted
 from jackfield.edits import Add, Edit
 from jackfield.reports import Report, Table
+from jackfield.steering.direction_units import direction_units
 from jackfield.steering.features.dictionary import FeatureDictionary
 from jackfield.steering.features.partway import Partway
 from jackfield.steering.nested import packed, unpacked
@@ -68,9 +69,7 @@ class SteeredFeatures(Steering):
         """As of a direction for "add"; of "set" none, as its change depends on the token."""
         if self.act == "set":
             return {}
-        length = float(self.vector.norm())
-        known = {"norm": self.residual_norm / length}
-        return known if self.sigma is None else {**known, "sigma": self.sigma / length}
+        return direction_units(self.vector, self.residual_norm, self.sigma)
 
     def ablate(self, share: float = 1.0, *, where: Any = "~sinks") -> list[Edit]:
         """Silences the latents, `share` of the way, and leaves all else as it was."""

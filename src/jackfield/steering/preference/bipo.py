@@ -24,6 +24,8 @@ from torch import Tensor
 from jackfield.core.config import config, to_json
 from jackfield.edits import Add, Edit
 from jackfield.reports import Report, Table
+from jackfield.steering.direction_units import direction_units
+from jackfield.steering.learned_tokens import narrowed
 from jackfield.steering.preference.course import Course
 from jackfield.steering.preference.learning import PreferenceMethod, learn
 from jackfield.steering.preference.objective import PreferenceObjective
@@ -73,7 +75,8 @@ class BiPO(PreferenceMethod):
             progress: show a live line.
 
         Raises:
-            InputError: no pairs, sides of different number, equal answers, or too few to hold out.
+            InputError: no pairs, sides of different number, equal answers, too few to hold out, or
+                a `where` that asks where prompts end, without prompts.
             SiteError: a site of another shape, or several.
         """
         pairs = preference_pairs(model, positive, negative, prompts)
@@ -122,14 +125,13 @@ class PreferenceVector(Steering):
     model: str
 
     def scaled(self, factor: float, where: Any = "~sinks") -> list[Edit]:
-        """Adds the direction: `x + factor · vector`."""
-        return [Add(self.vector, at=self.at, where=where, strength=float(factor))]
+        """Adds the direction, `x + factor · vector`, to those tokens that it was learned on."""
+        rule = narrowed(self.method["where"], where)
+        return [Add(self.vector, at=self.at, where=rule, strength=float(factor))]
 
     def units(self) -> Mapping[str, float]:
         """One "norm" is the mean length of the activation; one "sigma" its spread along it."""
-        length = float(self.vector.norm())
-        known = {"norm": self.residual_norm / length}
-        return known if self.sigma is None else {**known, "sigma": self.sigma / length}
+        return direction_units(self.vector, self.residual_norm, self.sigma)
 
     def report(self) -> Report:
         """The curves, and how far the direction decides between the answers."""

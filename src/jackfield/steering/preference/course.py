@@ -14,8 +14,10 @@ class Course:
     Attributes:
         losses: the mean loss of each epoch while it learned.
         held: the held-out loss, before the first epoch and after each; () where none was held out.
+            That of the epoch kept is the least of them, and so flatters.
         kept: after how many epochs the result is from.
-        agree: the shares of pairs whose margin is positive at m = 1, and negative at m = −1.
+        agree: the shares of pairs whose margin is positive at m = 1, and negative at m = −1; of
+            those held out, which also chose the epoch, or of all if none were.
         pairs: how many were learned from, and held out.
     """
 
@@ -39,7 +41,8 @@ class Course:
     def sentence(self) -> str:
         """How many pairs, and how many of them the result decides."""
         learned, held = self.pairs
-        judged = f"{held} pairs held out" if held else f"the {learned} pairs it was learned from"
+        own = f"{held} pairs held out, which also chose the epoch,"
+        judged = own if held else f"the {learned} pairs it was learned from"
         told = (
             f"Of {judged} it raises the preferred answer over the other in {self.agree[0]:.0%}, "
             f"and reversed the other in {self.agree[1]:.0%}."
@@ -49,15 +52,19 @@ class Course:
 
     def rows(self) -> list[list[Any]]:
         """(measure, value) of the descent."""
+        chose = ", of the pairs that chose the epoch" if self.held else ""
         return [
             ["pairs learned from", self.pairs[0]],
             ["pairs held out", self.pairs[1]],
             ["epochs", len(self.losses)],
             ["epoch kept", self.kept],
             ["held-out loss, before", self.held[0] if self.held else None],
-            ["held-out loss, kept", self.held[self.kept] if self.held else None],
-            ["decided at +1", self.agree[0]],
-            ["decided at −1", self.agree[1]],
+            [
+                "held-out loss, kept (it chose the epoch)",
+                self.held[self.kept] if self.held else None,
+            ],
+            [f"decided at +1{chose}", self.agree[0]],
+            [f"decided at −1{chose}", self.agree[1]],
         ]
 
     def curves(self) -> Lines:

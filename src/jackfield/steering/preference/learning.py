@@ -4,7 +4,8 @@
     u ← AdamW(∇_u L),   learning rate  rate · ½ (1 + cos(π step / steps)),   v = scale · u
 
 Pairs are shuffled each epoch. Some are held out: their loss, the mean of both signs, decides which
-epoch's u is kept, and when to stop. Nothing but u is trained, and no gradient goes below the site.
+epoch's u is kept, and when to stop; so what is told of them afterwards flatters. Nothing but u is
+trained, and no gradient goes below the site.
 """
 
 import math
@@ -40,7 +41,7 @@ class PreferenceMethod(Method):
         held_out: the share of pairs that is not learned from but decides when to stop; 0 for none,
             and then the last epoch's result is kept.
         patience: epochs without a better held-out loss before it stops.
-        where: which tokens are steered while it learns.
+        where: which tokens are steered while it learns; no others are afterwards.
         seed: of the split, the order and the signs.
     """
 
@@ -64,8 +65,8 @@ class Learning:
         losses: the mean loss of each epoch while it learned.
         held: the held-out loss, before the first epoch and after each; () where none was held out.
         kept: after how many epochs u is from.
-        agree: the share of pairs, held out if some were, whose margin is positive at m = 1, and the
-            share whose margin is negative at m = −1.
+        agree: the share of pairs, of those held out if some were (they also chose the epoch), whose
+            margin is positive at m = 1, and the share whose margin is negative at m = −1.
         pairs: how many were learned from, and held out.
     """
 

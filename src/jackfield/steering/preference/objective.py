@@ -18,6 +18,7 @@ from torch import Tensor
 from jackfield.core.errors import InputError, SiteError, explain
 from jackfield.core.where import Coordinates, where
 from jackfield.edits import Edit
+from jackfield.steering.learned_tokens import check_prompted
 from jackfield.steering.preference.pairs import Pairs
 from jackfield.steering.unsteered import sinks_in
 
@@ -50,8 +51,10 @@ class PreferenceObjective:
 
         Raises:
             SiteError: a site of another shape, or several.
-            InputError: activations that are not finite, or a text without a token to steer.
+            InputError: activations that are not finite, a text without a token to steer, or a
+                rule that asks where prompts end, without prompts.
         """
+        check_prompted(model, rule, prompted=pairs.prompted)
         self.model, self.pairs, self.at = model, pairs, _one_site(model, at)
         site = model.sites[self.at]
         begins = site.role in _STARTS

@@ -29,12 +29,14 @@ class Pairs:
         mask: [2, pair, position] True on real tokens.
         answer: [2, pair, position] True on tokens of the answer.
         prompts: [2, pair] how many tokens come before the answer.
+        prompted: whether they are prompts, and not the first tokens of whole texts.
     """
 
     tokens: Int[Tensor, "2 pair position"]
     mask: Bool[Tensor, "2 pair position"]
     answer: Bool[Tensor, "2 pair position"]
     prompts: Int[Tensor, "2 pair"]
+    prompted: bool
 
     def __len__(self) -> int:
         return self.tokens.shape[1]
@@ -78,7 +80,8 @@ def preference_pairs(model: "Model", positive: Any, negative: Any, prompts: Any 
     ids, mask, answer, started = (
         x.unflatten(0, (2, counts[0])) for x in (ids, mask, answer, started)
     )
-    return Pairs(ids, mask, answer, started)
+    prompted = prompts is not None or all(map(_is_chat, [*positive, *negative]))
+    return Pairs(ids, mask, answer, started, prompted)
 
 
 def _parts(model: "Model", text: Any, prompt: Any) -> tuple[list[int], list[int]]:

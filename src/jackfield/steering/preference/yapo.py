@@ -22,6 +22,7 @@ from jackfield.core.errors import InputError, explain
 from jackfield.core.fitted import Fitted
 from jackfield.edits import Edit
 from jackfield.reports import Bars, Report, Table
+from jackfield.steering.learned_tokens import narrowed
 from jackfield.steering.nested import packed, unpacked
 from jackfield.steering.preference.course import Course
 from jackfield.steering.preference.in_code import InCode
@@ -145,9 +146,10 @@ class PreferenceCode(Steering):
     model: str
 
     def scaled(self, factor: float, where: Any = "~sinks") -> list[Edit]:
-        """Adds `factor` times the vector in the code; 0 changes nothing."""
+        """Adds `factor` times the vector in the code, on those tokens that it was learned on."""
         weights, at = _weights(self.dictionary), self.dictionary.site
-        return [InCode(**weights, vector=self.vector, strength=float(factor), at=at, where=where)]
+        rule = narrowed(self.method["where"], where)
+        return [InCode(**weights, vector=self.vector, strength=float(factor), at=at, where=rule)]
 
     def units(self) -> Mapping[str, float]:
         """None but the raw unit: what it changes depends on the token."""

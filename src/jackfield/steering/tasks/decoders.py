@@ -12,7 +12,8 @@ drawn at random, one for each *word* (a control task, Hewitt and Liang 2019, 190
 
     selectivity = accuracy(real labels) − accuracy(random labels)
 
-It chooses among answers of its task, so only their rows of W_U are used; its last layer begins at
+It chooses among answers of its task, the same with both labels, or chance would not be the same.
+Only their rows of W_U are used; its last layer begins at
 0, so that it begins as the lens.
 """
 
@@ -99,12 +100,18 @@ class Probe:
         self.centre, self.spread = torch.zeros(d), torch.ones(d)
 
     def fit(
-        self, h: Float[Tensor, "row d"], answers: Int[Tensor, " row"], *, steps: int, decay: float
+        self,
+        h: Float[Tensor, "row d"],
+        answers: Int[Tensor, " row"],
+        choices: Int[Tensor, " answer"],
+        *,
+        steps: int,
+        decay: float,
     ) -> "Probe":
-        """Trains it to choose each row's answer, a token id, among those of all rows."""
+        """Trains it to choose each row's answer, a token id, among `choices`."""
         self.centre, self.spread = h.mean(dim=0), h.std(dim=0).clamp(min=1e-6)
         self.weights = [each.detach().requires_grad_() for each in self.weights]
-        choices, labels = answers.unique(return_inverse=True)
+        labels = _places(answers, choices)
 
         def loss() -> Tensor:
             penalty = torch.stack([each.square().sum() for each in self.weights[::2]]).sum()
@@ -125,12 +132,19 @@ class Probe:
         return _normed(self.model, moved) @ self.head[choices.to(self.head.device)].float().cpu().T
 
     def right(
-        self, h: Float[Tensor, "row d"], answers: Int[Tensor, " row"]
+        self,
+        h: Float[Tensor, "row d"],
+        answers: Int[Tensor, " row"],
+        choices: Int[Tensor, " answer"],
     ) -> Bool[Tensor, " row"]:
-        """Whether each row's answer is the likeliest of the answers of all rows given."""
-        choices, labels = answers.unique(return_inverse=True)
+        """Whether each row's answer is the likeliest of `choices`."""
         with torch.no_grad():
-            return self.scores(h, choices).argmax(dim=1) == labels
+            return self.scores(h, choices).argmax(dim=1) == _places(answers, choices)
+
+
+def _places(answers: Int[Tensor, " row"], choices: Int[Tensor, " answer"]) -> Tensor:
+    """[row] which of the choices each answer is."""
+    return (answers[:, None] == choices).long().argmax(dim=1)
 
 
 def _logits(model: "Model", x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from jackfield.core.where import where as as_where
 from jackfield.edits import Add, Edit
 from jackfield.reports import HeatMap, Report, Table
+from jackfield.steering.direction_units import direction_units
 from jackfield.steering.steering import Steering
 
 
@@ -63,9 +64,7 @@ class FunctionDirection(Steering):
 
     def units(self) -> Mapping[str, float]:
         """One "norm" is the mean length of the activation; one "sigma" its spread along it."""
-        length = float(self.vector.norm())
-        known = {"norm": self.residual_norm / length}
-        return known if self.sigma is None else {**known, "sigma": self.sigma / length}
+        return direction_units(self.vector, self.residual_norm, self.sigma)
 
     def report(self) -> Report:
         """What the vector is made of."""

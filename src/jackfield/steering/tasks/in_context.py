@@ -8,8 +8,8 @@
 
 A task is a list of pairs of words; a template says how a pair is written. Three kinds of prompts
 come of them: with demonstrations, with demonstrations whose answers have changed places (the same
-words, without the task), and without any (zero-shot). After Todd et al. 2023 (arXiv 2310.15213),
-whose tasks these resemble; the word lists are our own.
+words, each with a wrong answer), and without any (zero-shot). After Todd et al. 2023 (arXiv
+2310.15213), whose tasks these resemble; the word lists are our own.
 
 Which answers are one token depends on the tokenizer and is found at run; the rest is left out.
 """
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from jackfield.model.model import Model
 
 Pairs = Sequence[tuple[str, str]]
+
+_TRIES = 200  # draws of demonstrations until their answers can change places
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Prompts:
 
     Attributes:
         shown: with demonstrations.
-        shuffled: with the same demonstrations, their answers in other places.
+        shuffled: with the same demonstrations, their answers in other places, all of them wrong.
         bare: without demonstrations.
         answers: the token id of each answer.
         words: the questions' own words.
@@ -127,7 +129,8 @@ class InContextTask:
             shown: the pairs that demonstrations are drawn from; likewise.
 
         Raises:
-            InputError: an unknown template, an answer of several tokens, or too few pairs.
+            InputError: an unknown template, an answer of several tokens, too few pairs, or so few
+                answers that demonstrations cannot all be given a wrong one.
         """
         form = template if isinstance(template, Template) else _template(template)
         asked, pool = (self.usable(model) if given is None else given for given in (asked, shown))
@@ -138,11 +141,9 @@ class InContextTask:
                 explain(where=f"{model.name}, {self.name}", expected=expected, got=got)
             )
         draw = random.Random(seed)
-        demonstrations = [
-            draw.sample([each for each in pool if each != pair], shots) for pair in asked
-        ]
+        drawn = [self._drawn([p for p in pool if p != pair], shots, draw) for pair in asked]
+        demonstrations, turned = zip(*drawn, strict=True)
         words = tuple(x for x, _ in asked)
-        turned = map(_turned, demonstrations)
         return Prompts(
             tuple(form.prompt(d, x) for d, x in zip(demonstrations, words, strict=True)),
             tuple(form.prompt(d, x) for d, x in zip(turned, words, strict=True)),
@@ -150,6 +151,17 @@ class InContextTask:
             tuple(self._answer(model, y) for _, y in asked),
             words,
         )
+
+    def _drawn(self, pool: Pairs, shots: int, draw: random.Random) -> tuple[Pairs, Pairs]:
+        """Demonstrations, and the same with wrong answers."""
+        for _ in range(_TRIES):
+            shown = draw.sample(pool, shots)
+            if turned := _turned(shown):
+                return shown, turned
+        got = f"{len({y for _, y in pool})} answers for {shots} demonstrations"
+        expected = "answers that can change places so that each is wrong"
+        hint = "No answer may stand in more than half of them: take more pairs, or an even number."
+        raise InputError(explain(where=self.name, expected=expected, got=got, hint=hint))
 
     def _answer(self, model: "Model", word: str) -> int:
         found = _one_token(model, word)
@@ -172,10 +184,14 @@ def _one_token(model: "Model", word: str) -> int | None:
     return ids[0] if known else None
 
 
-def _turned(pairs: Pairs) -> Pairs:
-    """Each question with the answer of the next."""
-    answers = [y for _, y in pairs]
-    return [(x, y) for (x, _), y in zip(pairs, [*answers[1:], answers[0]], strict=True)]
+def _turned(pairs: Pairs) -> Pairs | None:
+    """Each question with the answer of the next, or of the one so far on that all are wrong."""
+    questions, answers = zip(*pairs, strict=True)
+    for turn in range(1, len(pairs)):
+        other = [*answers[turn:], *answers[:turn]]
+        if all(own != given for own, given in zip(answers, other, strict=True)):
+            return list(zip(questions, other, strict=True))
+    return None
 
 
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:

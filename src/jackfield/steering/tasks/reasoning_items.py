@@ -1,13 +1,14 @@
 """Reasoning items: short problems of three kinds whose answer is the next token.
 
-    arithmetic   two plus three =                                                      " five"
+    arithmetic   three plus two =                                                      " five"
     induction    two, four, six,                                                       " eight"
     deduction    Every wumpus is a yumpus. Every yumpus is red. Every zumpus is a tumpus. Every
                  tumpus is blue. Max is a wumpus. So Max is                            " red"
 
 Before the first and the last stand a few solved ones, without which the model answers otherwise.
 After the inductive, deductive and mathematical tasks of Højer et al. 2025 (arXiv 2504.19483), made
-small enough that the default model solves some and not others. The items are our own.
+small enough that the default model solves some and not others. The items are our own. No problem
+is asked twice, and no sum is solved among its own shots; sums begin with the larger number.
 """
 
 import random
@@ -37,6 +38,14 @@ _ORDERS = (
 )
 _KINDS = tuple("wumpus yumpus zumpus dumpus rompus numpus tumpus vumpus".split())
 _COLOURS = tuple("red blue green white black brown yellow pink".split())
+_LARGEST = 8  # number in a sum
+_SUMS = tuple(
+    (f"{NUMBERS[a]} {sign} {NUMBERS[b]}", NUMBERS[result])
+    for a in range(1, _LARGEST + 1)
+    for b in range(1, a + 1)
+    for sign, result in (("plus", a + b), ("minus", a - b))
+    if result < len(NUMBERS)
+)
 _SHOTS = 4  # solved problems before one that is asked for; half as many of the longer ones
 _NAMES = tuple("Max Tom Sam Anna Alex Emma John Mary".split())
 
@@ -55,10 +64,10 @@ class ReasoningItem:
 
 
 def reasoning_items(kind: Kind, count: int, seed: int = 0) -> tuple[ReasoningItem, ...]:
-    """Different items of one kind.
+    """Items of one kind, no two of which ask the same: any split of them shares no problem.
 
     Raises:
-        InputError: an unknown kind, or more items than could be found.
+        InputError: an unknown kind, or more items than there are problems.
 
     >>> reasoning_items("induction", 1)[0].answer.startswith(" ")
     True
@@ -67,11 +76,14 @@ def reasoning_items(kind: Kind, count: int, seed: int = 0) -> tuple[ReasoningIte
         expected = f"one of {', '.join(_MAKERS)}"
         raise InputError(explain(where="reasoning_items", expected=expected, got=repr(kind)))
     draw = random.Random(seed)
-    found = {_MAKERS[kind](draw): None for _ in range(30 * count)}
+    found: dict[str, ReasoningItem] = {}
+    for _ in range(30 * count):
+        item, problem = _MAKERS[kind](draw)
+        found.setdefault(problem, item)
     if len(found) < count:
-        expected, got = f"at most {len(found)} different items of {kind}", str(count)
+        expected, got = f"at most {len(found)} different problems of {kind}", str(count)
         raise InputError(explain(where="reasoning_items", expected=expected, got=got))
-    return tuple(found)[:count]
+    return tuple(found.values())[:count]
 
 
 def sorted_by_solving(
@@ -106,21 +118,14 @@ def asked(
     return torch.tensor([item.prompt for item in items]), answers
 
 
-def _arithmetic(draw: random.Random) -> ReasoningItem:
-    *shown, (asked_for, answer) = (_sum(draw) for _ in range(_SHOTS + 1))
+def _arithmetic(draw: random.Random) -> tuple[ReasoningItem, str]:
+    """An item, and the problem that it asks."""
+    *shown, (asked_for, answer) = draw.sample(_SUMS, _SHOTS + 1)
     told = "\n".join(f"{problem} = {result}" for problem, result in shown)
-    return ReasoningItem(f"{told}\n{asked_for} =", f" {answer}")
+    return ReasoningItem(f"{told}\n{asked_for} =", f" {answer}"), asked_for
 
 
-def _sum(draw: random.Random) -> tuple[str, str]:
-    first, second = draw.randint(1, 5), draw.randint(1, 5)
-    if draw.random() < 0.5:
-        return f"{NUMBERS[first]} plus {NUMBERS[second]}", NUMBERS[first + second]
-    larger, smaller = max(first, second), min(first, second)
-    return f"{NUMBERS[larger]} minus {NUMBERS[smaller]}", NUMBERS[larger - smaller]
-
-
-def _induction(draw: random.Random) -> ReasoningItem:
+def _induction(draw: random.Random) -> tuple[ReasoningItem, str]:
     order, step = draw.choice(_ORDERS), draw.choice((1, 2, -1))
     shown = draw.choice((3, 4)) if abs(step) == 1 else 3
     span = abs(step) * shown
@@ -128,13 +133,14 @@ def _induction(draw: random.Random) -> ReasoningItem:
         span, len(order) - 1
     )  # fmt: skip
     *told, answer = (order[first + step * k] for k in range(shown + 1))
-    return ReasoningItem(", ".join(told) + ",", f" {answer}")
+    asked_for = ", ".join(told) + ","
+    return ReasoningItem(asked_for, f" {answer}"), asked_for
 
 
-def _deduction(draw: random.Random) -> ReasoningItem:
+def _deduction(draw: random.Random) -> tuple[ReasoningItem, str]:
     *shown, (asked_for, answer) = (_conclusion(draw) for _ in range(_SHOTS // 2 + 1))
     told = "\n".join(f"{problem} {result}." for problem, result in shown)
-    return ReasoningItem(f"{told}\n{asked_for}", f" {answer}")
+    return ReasoningItem(f"{told}\n{asked_for}", f" {answer}"), asked_for
 
 
 def _conclusion(draw: random.Random) -> tuple[str, str]:
@@ -150,7 +156,7 @@ def _conclusion(draw: random.Random) -> tuple[str, str]:
     return f"{' '.join(rules)} {name} is a {a}. So {name} is", right
 
 
-_MAKERS: dict[str, Callable[[random.Random], ReasoningItem]] = {
+_MAKERS: dict[str, Callable[[random.Random], tuple[ReasoningItem, str]]] = {
     "arithmetic": _arithmetic,
     "induction": _induction,
     "deduction": _deduction,

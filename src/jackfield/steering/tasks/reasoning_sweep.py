@@ -7,7 +7,8 @@
 for c of both signs, beside random directions of the same lengths at the same sites. All measures
 of Højer et al. 2025 (arXiv 2504.19483); "at the answer's place" is our reading. Accuracies are
 compared item by item: a change whose interval holds 0 is no change, and is reported as that. The
-items must not be those that the vector was fitted on.
+interval of the best c is widened for the choice (Bonferroni). The items must not be those that the
+vector was fitted on.
 """
 
 from collections.abc import Sequence

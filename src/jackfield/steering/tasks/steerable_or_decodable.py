@@ -13,8 +13,10 @@ After Nadaf 2026 (arXiv 2604.02608), known to us by its abstract: mean-differenc
 between templates, these three decoders. The thresholds, the layers and the rest are ours. The layer
 of a vector is chosen on the words it is fitted on; decoders have the best of their layers on the
 *test* words, without the last block: what counts as not decodable is so in the decoders' favour.
+The tuned lens pools all tasks: words that any of them tests are left out of what it is fitted on.
 The probe is tested on unseen words too: a label drawn for each word (Hewitt and Liang 2019) is then
-out of reach, and no decoder passes by knowing the word. It chooses among the test words' answers.
+out of reach, and no decoder passes by knowing the word. It chooses among the test words' answers,
+with random labels among the same.
 """
 
 from collections.abc import Sequence
@@ -125,10 +127,17 @@ class SteerableOrDecodable(Study):
     def _lenses(
         self, model: "Model", readings: Readings, sites: Sequence[str]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Gain and bias of each site's tuned lens, fitted on all tasks together."""
+        """Gain and bias of each site's tuned lens, fitted on words that no task tests."""
+        tested = {word for reading in readings.values() for word in reading.test.words}
+        words = [word for reading in readings.values() for word in reading.fit.words]
+        unseen = torch.tensor([i for i, word in enumerate(words) if word not in tested])
+        if len(unseen) < 2:
+            where, got = f"{model.name}, SteerableOrDecodable, tuned lens", str(len(unseen))
+            expected = "two or more words to fit on that no other task tests"
+            raise InputError(explain(where=where, expected=expected, got=got))
         rows = {s: torch.cat([r.fit_bare[s] for r in readings.values()]).float() for s in sites}
         draw = torch.Generator().manual_seed(self.seed)
-        some = torch.randperm(len(rows[sites[-1]]), generator=draw)[:_TUNED_ON]
+        some = unseen[torch.randperm(len(unseen), generator=draw)[:_TUNED_ON]]
         return {
             site: diagonal_lens(
                 model, rows[site][some], rows[sites[-1]][some], steps=self.tuned_steps
@@ -205,7 +214,11 @@ class SteerableOrDecodable(Study):
         right: dict[str, list[Tensor]] = {template: [] for template in own}
         for known, asked in ((fit, test), drawn):
             probe = Probe(model, hidden=self.hidden, seed=self.seed)
-            probe.fit(rows, known.repeat(len(own)), steps=self.probe_steps, decay=self.decay)
+            probe.fit(
+                rows, known.repeat(len(own)), fit.unique(), steps=self.probe_steps,
+                decay=self.decay,
+            )  # fmt: skip
             for template, each in own.items():
-                right[template].append(probe.right(each.test_bare[site].float(), asked))
+                hits = probe.right(each.test_bare[site].float(), asked, test.unique())
+                right[template].append(hits)
         return {template: (hits[0], hits[1]) for template, hits in right.items()}
