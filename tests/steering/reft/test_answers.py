@@ -6,7 +6,8 @@ from torch.nn.functional import cross_entropy
 
 from jackfield.core.errors import InputError
 from jackfield.edits import Add
-from jackfield.steering.reft.answers import answers, first_and_last, narrowed
+from jackfield.steering.learned_tokens import narrowed
+from jackfield.steering.reft.answers import answers, first_and_last
 from jackfield.steering.reft.loreft import LoReFT
 from jackfield.steering.reft.sides import sides
 from jackfield.testing import tiny_llama

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from jackfield.core.errors import InputError, explain
-from jackfield.core.where import All, Coordinates, Where, depends_on_prompt, where
+from jackfield.core.where import Coordinates, Where
+from jackfield.steering.learned_tokens import check_prompted, narrowed
 
 if TYPE_CHECKING:
     from jackfield.model.model import Model
@@ -61,22 +62,13 @@ def first_and_last(count: int) -> tuple[int, ...]:
     return (*range(count), *range(-count, 0))
 
 
-def narrowed(own: Any, given: Any) -> Where:
-    """The tokens of a rule of one's own, of those that are given."""
-    own, given = where(own), where(given)
-    return given if isinstance(own, All) else own & given
-
-
 def edited_tokens(model: "Model", rule: Any, prompts: Any) -> Where:
     """The tokens that are edited while an edit is learned: those of a rule that are no sinks.
 
     Raises:
         InputError: the rule asks where the prompt ends, and there are no prompts.
     """
-    if prompts is None and depends_on_prompt(where(rule)):
-        expected, got = "prompts, as the rule asks where they end", "texts alone"
-        label = f"{model.name}, where={rule!r}"
-        raise InputError(explain(where=label, expected=expected, got=got, hint="Give prompts=…"))
+    check_prompted(model, rule, prompted=prompts is not None)
     return narrowed(rule, "~sinks")
 
 

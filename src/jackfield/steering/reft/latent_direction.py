@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jackfield.edits import Add, Edit
 from jackfield.reports import Report, Table
-from jackfield.steering.reft.answers import narrowed
+from jackfield.steering.learned_tokens import narrowed
 from jackfield.steering.reft.descent import Learned
 from jackfield.steering.reft.low_rank_maps import learned_of, learning, losses, tupled
 from jackfield.steering.steering import Steering

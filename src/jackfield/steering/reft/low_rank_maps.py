@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jackfield.edits import Edit
 from jackfield.reports import Lines, Report, Table
-from jackfield.steering.reft.answers import narrowed
+from jackfield.steering.learned_tokens import narrowed
 from jackfield.steering.reft.descent import Learned
 from jackfield.steering.reft.low_rank import LowRank
 from jackfield.steering.steering import Steering
