@@ -5,6 +5,7 @@ import platform
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from inspect import getdoc
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ def main() -> None:
     written = [_head()]
     for title in wanted:
         print(title, file=sys.stderr, flush=True)
-        written.append(f"## {title}\n\n{(PARTS[title].__doc__ or '').strip()}\n\n{PARTS[title]()}")
+        written.append(f"## {title}\n\n{getdoc(PARTS[title]) or ''}\n\n{PARTS[title]()}")
         print(written[-1], flush=True)
     if len(wanted) == len(PARTS):
         RESULTS.write_text("\n\n".join(written) + "\n")
