@@ -76,7 +76,7 @@ def test_with_prompts_both_sides_are_answers_to_them(world):
     prompts, again = world.other[:1, :5].expand(24, -1), world.tokens.flip(0)
     given = {"positive": world.tokens, "negative": again, "prompts": prompts}
     found = ReFTr1(steps=3).fit(world.model, **given, at=AT)
-    assert found.auroc == 0.5
+    assert found.auroc == pytest.approx(0.5, abs=0.03)  # equal ones may differ by rounding
     assert found.learned.unsaid == pytest.approx(found.learned.said)
 
 
